@@ -1,0 +1,119 @@
+"""What the launch scripts share: flags, config files with overrides, one clear line and exit status 2 for bad input."""
+import contextlib
+import json
+import logging
+import os
+import pathlib
+import re
+import sys
+
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+
+from jaxlab import config as config_lib
+
+_COORDINATOR = flags.DEFINE_string('coordinator', None, 'host:port of process 0 of a job with several processes.')
+_NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'Number of processes of the job.')
+_PROCESS_ID = flags.DEFINE_integer('process_id', None, 'This process, 0 <= process_id < num_processes.')
+_CPU_DEVICES = flags.DEFINE_integer('cpu_devices', None, 'Devices to split this host\'s CPU into (default 1).')
+_DATA_DIR = flags.DEFINE_string('data_dir', None, 'Folder of the prepared data sets (default: ~/tensorflow_datasets).')
+
+
+def define_config():
+  """Defines --config=FILE[:VARIANT] and its --config.KEY=VALUE overrides; returns the flag holder."""
+  return config_flags.DEFINE_config_file(
+      'config', None, 'Experiment: configs/SYSTEM/DATASET.py[:VARIANT]. Override any number of it with '
+      '--config.KEY=VALUE, for example --config.optimizer.learning_rate=1e-3.')
+
+
+def define_workdir():
+  """Defines --workdir; returns the flag holder."""
+  return flags.DEFINE_string('workdir', None, 'Folder of the run: config.json, metrics.jsonl, TensorBoard events, '
+                             'checkpoints/, figures/. The same command goes on where it was stopped.')
+
+
+def experiment(holder):
+  """The experiment of a --config flag as nested plain dicts; raises ConfigError if the flag is missing."""
+  return require_flag(holder).to_dict()
+
+
+def workdir_config(holder):
+  """The config of the run in the --workdir folder; raises ConfigError if there is none."""
+  path = pathlib.Path(require_flag(holder)) / 'config.json'
+  if not path.exists():
+    raise config_lib.ConfigError(f'--workdir={holder.value}: no run there (config.json is missing)')
+  return json.loads(path.read_text())
+
+
+def run(main, description, all_cores=lambda: False):
+  """Runs an absl script: parses flags, starts the devices, calls `main()`.
+
+  Bad flags, a bad config or an impossible setting end with one line on stderr and exit status 2.
+
+  Args:
+    main: function without arguments.
+    description: what --help says first.
+    all_cores: called after the flags are parsed; whether the CPU, where it is the only device, becomes one device a
+      core unless --cpu_devices says otherwise.
+  """
+  sys.modules['__main__'].__doc__ = description
+
+  def start(argv):
+    with one_line_errors():
+      if len(argv) > 1:
+        raise config_lib.ConfigError(f'unexpected argument {argv[1]!r}; flags are written --name=value')
+      from jaxlab import parallel  # pylint: disable=g-import-not-at-top
+      _log_to_stderr()
+      if _DATA_DIR.value:
+        os.environ['TFDS_DATA_DIR'] = _DATA_DIR.value
+      cpu_devices = _CPU_DEVICES.value or (os.cpu_count() if all_cores() else None)
+      parallel.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, cpu_devices)
+      main()
+
+  app.run(start, flags_parser=_parse)
+
+
+def _log_to_stderr():
+  """Shows jaxlab's own lines; other libraries only speak up when something is wrong."""
+  absl_logging.set_verbosity(absl_logging.WARNING)
+  handler = logging.StreamHandler()
+  handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
+  logger = logging.getLogger('jaxlab')
+  logger.setLevel(logging.INFO)
+  logger.addHandler(handler)
+  logger.propagate = False
+
+
+@contextlib.contextmanager
+def one_line_errors():
+  """Turns a ConfigError into one line on stderr and exit status 2."""
+  try:
+    yield
+  except config_lib.ConfigError as error:
+    sys.stderr.write(f'error: {error}\n')
+    sys.exit(2)
+
+
+def _parse(argv):
+  try:
+    return flags.FLAGS(argv)
+  except (flags.Error, AttributeError, KeyError, FileNotFoundError, SyntaxError, TypeError, ValueError) as error:
+    sys.stderr.write(f'error: {_first_line(error)}\n')
+    sys.exit(2)
+
+
+def _first_line(error):
+  """The one line of a flag or override error that says what was wrong and what was meant."""
+  text = ' '.join(str(error.args[0] if error.args else error).replace('\\n', '\n').split())
+  meant = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', text)
+  if meant:
+    return f'--config: unknown key {meant.group(2)!r}; did you mean {meant.group(1)!r}?'
+  return text
+
+
+def require_flag(holder):
+  """The value of a flag; raises ConfigError if it was not given."""
+  if holder.value is None:
+    raise config_lib.ConfigError(f'--{holder.name}: missing (see --help)')
+  return holder.value

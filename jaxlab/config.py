@@ -1,0 +1,107 @@
+"""Checks of experiment configs: unknown keys, wrong types and impossible values end in one clear line.
+
+A config is a plain nested mapping (an `ml_collections.ConfigDict` or a dict). Each part is checked by whoever consumes
+it: `call` hands a sub-mapping to a function as keyword arguments and uses the function's signature as the schema.
+This module imports nothing but the standard library, so that every brick may use it.
+"""
+import collections.abc
+import difflib
+import inspect
+import types
+import typing
+
+
+class ConfigError(ValueError):
+  """A config that cannot be run. The message names the key and what was expected."""
+
+
+def unknown(kind, name, allowed, where=''):
+  """Returns the ConfigError for a name that is not one of `allowed`, with the nearest allowed name."""
+  close = difflib.get_close_matches(str(name), [str(a) for a in allowed], n=1, cutoff=0.4)
+  hint = f'; did you mean {close[0]!r}?' if close else ''
+  prefix = f'{where}: ' if where else ''
+  return ConfigError(f'{prefix}unknown {kind} {name!r}{hint} (known: {", ".join(sorted(map(str, allowed)))})')
+
+
+def check_keys(config, allowed, where='config'):
+  """Raises ConfigError if `config` has a key that is not in `allowed`."""
+  for key in config:
+    if key not in allowed:
+      raise unknown('key', f'{key}', allowed, where)
+
+
+def require(condition, key, expected, value):
+  """Raises ConfigError `key: expected ..., got ...` unless `condition` holds."""
+  if not condition:
+    raise ConfigError(f'{key}: expected {expected}, got {value!r}')
+
+
+def choose(name, options, where):
+  """Returns `options[name]`; raises ConfigError naming the key and the nearest option."""
+  if name not in options:
+    raise unknown('name', name, options, where)
+  return options[name]
+
+
+def _matches(value, annotation):
+  if annotation is inspect.Parameter.empty or annotation is typing.Any:
+    return True
+  origin = typing.get_origin(annotation)
+  if origin in (typing.Union, types.UnionType):
+    return any(_matches(value, a) for a in typing.get_args(annotation))
+  if origin is typing.Literal:
+    return value in typing.get_args(annotation)
+  if annotation is None or annotation is type(None):
+    return value is None
+  if annotation is float:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+  if annotation is int:
+    return isinstance(value, int) and not isinstance(value, bool)
+  kind = origin or annotation
+  if kind in (tuple, list, collections.abc.Sequence):
+    elements = [a for a in typing.get_args(annotation) if a is not Ellipsis]
+    is_sequence = isinstance(value, (tuple, list))
+    return is_sequence and (not elements or all(any(_matches(v, a) for a in elements) for v in value))
+  if kind in (dict, collections.abc.Mapping):
+    return isinstance(value, collections.abc.Mapping) or hasattr(value, 'items')
+  return isinstance(value, kind) if isinstance(kind, type) else True
+
+
+def _spell(annotation):
+  return getattr(annotation, '__name__', None) if isinstance(annotation, type) else str(annotation).replace('typing.', '')
+
+
+def check_type(value, annotation, key):
+  """Raises ConfigError if `value` does not fit the type annotation (int fits float; bool fits neither)."""
+  if not _matches(value, annotation):
+    raise ConfigError(f'{key}: expected {_spell(annotation)}, got {value!r} ({type(value).__name__})')
+
+
+def call(function, config, where, *, drop=('name',), **injected):
+  """Calls `function(**injected, **config)` after checking `config` against the function's signature.
+
+  Args:
+    function: a callable whose keyword parameters are the schema (names, annotations, defaults).
+    config: mapping of keyword arguments; keys in `drop` are left out.
+    where: dotted path of `config` in the experiment, for error messages.
+    **injected: arguments that come from code and may not be set by the config.
+
+  Raises:
+    ConfigError: unknown, missing or ill-typed key, or a ValueError of the function itself, prefixed by `where`.
+  """
+  parameters = inspect.signature(function).parameters
+  allowed = [name for name, p in parameters.items()
+             if name not in injected and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
+  arguments = {key: value for key, value in config.items() if key not in drop}
+  check_keys(arguments, allowed, where)
+  for key, value in arguments.items():
+    check_type(value, parameters[key].annotation, f'{where}.{key}')
+  for name in allowed:
+    if parameters[name].default is inspect.Parameter.empty and name not in arguments:
+      raise ConfigError(f'{where}.{name}: missing')
+  try:
+    return function(**injected, **arguments)
+  except ConfigError:
+    raise
+  except ValueError as error:
+    raise ConfigError(f'{where}: {error}') from error

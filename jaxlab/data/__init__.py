@@ -1,0 +1,1 @@
+"""Data sets (TFDS builders), Grain pipelines of batches, and partitions into clients."""

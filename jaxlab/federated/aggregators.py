@@ -1,0 +1,89 @@
+"""Aggregators: what becomes of the clients' messages."""
+import jax
+import jax.numpy as jnp
+
+from jaxlab import config as config_lib
+from jaxlab import parallel
+from jaxlab.federated.types import Aggregator, Stream
+
+
+def from_stream(stream):
+  """The Aggregator of running sums."""
+  def apply(state, messages, weights, key):
+    del key
+    one = jax.tree.map(lambda x: x[0], messages)
+    return stream.finish(stream.add(stream.zero(one), messages, weights)), state, {}
+  return Aggregator(lambda params: (), apply, stream)
+
+
+def _accumulator_dtype(x):
+  return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def weighted_mean():
+  """sum_i w_i message_i / sum_i w_i, accumulated in float32 or wider, client after client.
+
+  The sequential sum makes the result independent of how clients are chunked, and leaves it unchanged, bit for bit, when a
+  client of weight 0 is taken out.
+  """
+  def zero(message):
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, _accumulator_dtype(x)), message), jnp.zeros(())
+
+  def add(accumulator, messages, weights):
+    def one(carry, client):
+      (total, weight), (message, w) = carry, client
+      return (jax.tree.map(lambda t, x: t + w.astype(t.dtype) * x.astype(t.dtype), total, message), weight + w), None
+    return jax.lax.scan(one, accumulator, (messages, weights.astype(accumulator[1].dtype)))[0]
+
+  def finish(accumulator):
+    total, weight = accumulator
+    return jax.tree.map(lambda t: t / jnp.maximum(weight, jnp.finfo(jnp.float32).tiny).astype(t.dtype), total)
+
+  return from_stream(Stream(zero, add, parallel.psum, finish))
+
+
+def maximum():
+  """Element-wise maximum over the clients with a positive weight."""
+  def zero(message):
+    return jax.tree.map(lambda x: jnp.full(x.shape, -jnp.inf, x.dtype), message)
+
+  def add(accumulator, messages, weights):
+    present = lambda x: jnp.where((weights > 0).reshape((-1,) + (1,) * (x.ndim - 1)), x, -jnp.inf)
+    return jax.tree.map(lambda a, x: jnp.maximum(a, present(x).max(0)), accumulator, messages)
+
+  return from_stream(Stream(zero, add, parallel.pmax, lambda accumulator: accumulator))
+
+
+def by_part(**parts):
+  """Aggregates the parts of a message (a mapping) by streaming aggregators of their own.
+
+  Args:
+    **parts: name of the part -> Aggregator with a `stream`.
+  """
+  streams = {name: aggregator.stream for name, aggregator in parts.items()}
+  each = lambda method, *trees: {
+      name: getattr(stream, method)(*(tree[name] for tree in trees)) for name, stream in streams.items()}
+  return from_stream(Stream(
+      zero=lambda message: each('zero', message),
+      add=lambda accumulator, messages, weights: {
+          name: stream.add(accumulator[name], messages[name], weights) for name, stream in streams.items()},
+      collect=lambda accumulator, axis: {
+          name: stream.collect(accumulator[name], axis) for name, stream in streams.items()},
+      finish=lambda accumulator: each('finish', accumulator)))
+
+
+AGGREGATORS = {'mean': weighted_mean}
+
+
+def make_aggregator(config, algorithm):
+  """Makes the aggregator that `config` ({name, ...}) asks for.
+
+  Raises:
+    ConfigError: unknown name or key, or an algorithm that brings an aggregation of its own is asked to use another.
+  """
+  maker = config_lib.choose(config['name'], AGGREGATORS, 'federated.aggregator.name')
+  if algorithm.aggregator is not None:
+    config_lib.require(config['name'] == 'mean', 'federated.aggregator.name',
+                       "'mean' (this algorithm aggregates a part of its message by a rule of its own)", config['name'])
+    return algorithm.aggregator
+  return config_lib.call(maker, config, 'federated.aggregator')

@@ -1,0 +1,163 @@
+"""Ragged clients on the host: who owns which rows, who takes part in a round, and in which order rows are visited.
+
+The device holds the whole table of examples; a round ships only int32 row numbers. Everything is a pure function of
+(seed, round, client id), so a round can be replayed after a restart without replaying the rounds before it, and does not
+depend on the order of clients, on chunks, padding or devices.
+"""
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+_SAMPLING, _SHUFFLING = 1, 2  # streams of randomness
+
+
+class LocalWork(NamedTuple):
+  """How much a client does in a round.
+
+  Attributes:
+    batch_size: examples a step.
+    epochs: passes over the client's own data, each reshuffled; the last partial batch of a pass is kept.
+    steps: if positive, exactly so many steps instead, cycling through reshuffled data.
+  """
+  batch_size: int
+  epochs: int = 1
+  steps: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Clients:
+  """Row numbers of a table, client by client (CSR layout).
+
+  Attributes:
+    rows: int32 [N], the rows of client 0, then those of client 1, ...
+    offsets: int64 [C + 1]; client c owns rows[offsets[c]:offsets[c + 1]].
+  """
+  rows: np.ndarray
+  offsets: np.ndarray
+
+  @classmethod
+  def from_parts(cls, parts):
+    """From a list of row-number arrays, one a client (empty ones allowed)."""
+    sizes = [len(part) for part in parts]
+    return cls(np.concatenate(parts).astype(np.int32), np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
+
+  @property
+  def num_clients(self):
+    """C."""
+    return len(self.offsets) - 1
+
+  @property
+  def sizes(self):
+    """int64 [C], examples of each client."""
+    return np.diff(self.offsets)
+
+  def of(self, client):
+    """The row numbers of a client."""
+    return self.rows[self.offsets[client]:self.offsets[client + 1]]
+
+
+def sample_uniform(num_clients, cohort_size, seed, round_number):
+  """Ids of `cohort_size` distinct clients, uniform without replacement: int64 [cohort_size]."""
+  rng = np.random.default_rng([seed, _SAMPLING, round_number])
+  return np.sort(rng.choice(num_clients, cohort_size, replace=False))
+
+
+def local_batches(rows, work, seed, round_number, client):
+  """The batches of one client in one round.
+
+  Args:
+    rows: row numbers that the client owns [n].
+    work: LocalWork.
+    seed: of the run.
+    round_number: the round.
+    client: the client's id.
+
+  Returns:
+    int32 [S, batch_size] row numbers, -1 padding at the ends of passes; S = 0 for a client without rows.
+  """
+  size = work.batch_size
+  if not len(rows):
+    return np.full((0, size), -1, np.int32)
+  rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, _SHUFFLING, round_number, client])))
+  per_pass = -(-len(rows) // size)
+  passes = -(-work.steps // per_pass) if work.steps else work.epochs
+  batches = np.full((passes, per_pass * size), -1, np.int32)
+  for one in batches:
+    one[:len(rows)] = rng.permutation(rows)
+  batches = batches.reshape(-1, size)
+  return batches[:work.steps] if work.steps else batches
+
+
+def padded_steps(steps):
+  """Rounds a number of steps up to 2^k or 3 * 2^(k-1), so that varying cohorts share a few compiled shapes."""
+  step = 1
+  while step < steps:
+    if step * 3 // 2 >= steps and step > 1:
+      return step * 3 // 2
+    step *= 2
+  return step
+
+
+class HostCohort(NamedTuple):
+  """The clients of some devices in a round, as padded arrays.
+
+  Attributes:
+    ids: int32 [D, M], -1 for a padding client.
+    index: int32 [D, M, S, B] row numbers, -1 for padding.
+    weights: float32 [D, M], 0 for a padding client and for one without rows.
+  """
+  ids: np.ndarray
+  index: np.ndarray
+  weights: np.ndarray
+
+
+def num_steps(sizes, work):
+  """Local steps of clients with these numbers of rows: int64, shaped like `sizes`."""
+  sizes = np.asarray(sizes)
+  return np.where(sizes > 0, work.steps or work.epochs * -(-sizes // work.batch_size), 0)
+
+
+def make_cohort(clients, ids, work, seed, round_number, *, weighting, num_devices=1, devices=None, chunk=1, steps=None):
+  """Builds the padded arrays of a round.
+
+  Clients are dealt to the devices like cards, the longest first, so that devices have equal work and the clients that are
+  vmapped together have about as many steps. Only the rows of the asked devices are touched.
+
+  Args:
+    clients: Clients.
+    ids: the clients that take part.
+    work: LocalWork.
+    seed: of the run.
+    round_number: the round.
+    weighting: 'examples' or 'uniform'.
+    num_devices: devices of all processes.
+    devices: positions of the devices to build, all by default.
+    chunk: clients vmapped together; each device gets a multiple of it.
+    steps: S, at least the longest client's; by default that, rounded up by `padded_steps`.
+
+  Returns:
+    HostCohort of the asked devices.
+  """
+  ids = np.asarray(ids)
+  sizes = clients.sizes[ids]
+  lengths = num_steps(sizes, work)
+  steps = steps or padded_steps(max(1, lengths.max(initial=0)))
+  devices = range(num_devices) if devices is None else devices
+  slots = -(-len(ids) // (num_devices * chunk)) * chunk
+  cohort = HostCohort(ids=np.full((len(devices), slots), -1, np.int32),
+                      index=np.full((len(devices), slots, steps, work.batch_size), -1, np.int32),
+                      weights=np.zeros((len(devices), slots), np.float32))
+  longest = np.argsort(-lengths, kind='stable')
+  for position, device in enumerate(devices):
+    for slot, i in enumerate(longest[device::num_devices]):
+      cohort.ids[position, slot] = ids[i]
+      cohort.index[position, slot, :lengths[i]] = local_batches(
+          clients.of(ids[i]), work, seed, round_number, int(ids[i]))
+      cohort.weights[position, slot] = sizes[i] if weighting == 'examples' else sizes[i] > 0
+  return cohort
+
+
+def padding_waste(index):
+  """Share of the padded steps that are no steps: 1 - real / padded."""
+  return 1 - (index >= 0).any(-1).mean()

@@ -1,0 +1,299 @@
+"""`simulate`: runs the rounds of a federated experiment, and goes on after a kill to the bit-identical end."""
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlab import config as config_lib
+from jaxlab import parallel
+from jaxlab.data import partition, pipeline
+from jaxlab.federated import aggregators, algorithms, clients as clients_lib
+from jaxlab.federated.client import ClientData
+from jaxlab.federated.round import Cohort, federated_round
+from jaxlab.federated.types import tree_bytes
+from jaxlab.task import split_variables
+from jaxlab.train.checkpoints import fingerprint
+from jaxlab.train.evaluation import Evaluator
+from jaxlab.train.run import Run, check_bad_steps
+from jaxlab.train.step import task_gradient
+from jaxlab.train.telemetry import compile_program
+
+
+class FederatedState(NamedTuple):
+  """Everything that a simulation carries from round to round, and all that a checkpoint holds.
+
+  Attributes:
+    round: int32, rounds done.
+    server: the algorithm's server state, with a field `params`.
+    aggregator: the aggregator's state.
+    key: the run's PRNG key; round keys are folded from it and never stored.
+    contacts: int32, client participations so far, for the byte count.
+    bad_rounds: int32, refused rounds in a row.
+    hooks: name -> state of the hook of that name.
+  """
+  round: jax.Array
+  server: Any
+  aggregator: Any
+  key: jax.Array
+  contacts: jax.Array
+  bad_rounds: jax.Array
+  hooks: Any
+
+  @property
+  def params(self):
+    """The global model."""
+    return self.server.params
+
+  @property
+  def running(self):
+    """Federated models have no running collections."""
+    return {}
+
+  @property
+  def step(self):
+    """The round, under the name that evaluation knows."""
+    return self.round
+
+  def with_params(self, params):
+    """The state with another global model."""
+    return self._replace(server=self.server._replace(params=params))
+
+
+@dataclasses.dataclass(frozen=True)
+class FederatedConfig:
+  """The settings of `simulate`, the mapping `config.federated`.
+
+  Attributes:
+    num_clients: clients that the training split is dealt to.
+    cohort_size: clients a round, sampled uniformly without replacement.
+    rounds: rounds of the run.
+    partition: {name, ...} for `data.partition.make_partition`.
+    algorithm: {name, ...} for `algorithms.make_algorithm`.
+    client_optimizer: config for `optim.make_optimizer`.
+    aggregator: {name, ...} for `aggregators.make_aggregator`.
+    batch_size: examples of a local step.
+    epochs: local passes a round.
+    local_steps: if positive, exactly so many local steps a round instead.
+    accumulate: microbatches of a local batch.
+    partition_by: column of the training split that the partition looks at.
+    clients_per_vmap: clients side by side on a device; 0 takes the measured default (1 on the CPU, 32 elsewhere).
+    rounds_per_call: rounds scanned in one device program; `rounds` and every interval must be multiples of it.
+    log_every: rounds between metric rows.
+    eval_every: rounds between evaluations of `eval_splits`; 0 for the end only.
+    eval_splits: splits to evaluate the global model on.
+    save_every: rounds between checkpoints; 0 for the end only.
+    keep: newest checkpoints that stay.
+    max_bad_rounds: refused rounds in a row that end the run.
+  """
+  num_clients: int
+  cohort_size: int
+  rounds: int
+  partition: Mapping
+  algorithm: Mapping
+  client_optimizer: Mapping
+  aggregator: Mapping = dataclasses.field(default_factory=lambda: {'name': 'mean'})
+  batch_size: int = 16
+  epochs: int = 1
+  local_steps: int = 0
+  accumulate: int = 1
+  partition_by: str = 'label'
+  clients_per_vmap: int = 0
+  rounds_per_call: int = 1
+  log_every: int = 1
+  eval_every: int = 1
+  eval_splits: Sequence[str] = ('test',)
+  save_every: int = 0
+  keep: int = 2
+  max_bad_rounds: int = 5
+
+  def __post_init__(self):
+    for name in ('num_clients', 'cohort_size', 'rounds', 'batch_size', 'epochs', 'accumulate', 'rounds_per_call',
+                 'log_every', 'max_bad_rounds'):
+      config_lib.require(getattr(self, name) >= 1, f'federated.{name}', 'at least 1', getattr(self, name))
+    for name in ('local_steps', 'clients_per_vmap', 'eval_every', 'save_every'):
+      config_lib.require(getattr(self, name) >= 0, f'federated.{name}', 'at least 0', getattr(self, name))
+    config_lib.require(self.cohort_size <= self.num_clients, 'federated.cohort_size',
+                       f'at most num_clients={self.num_clients}', self.cohort_size)
+    config_lib.require(self.batch_size % self.accumulate == 0, 'federated.batch_size',
+                       f'a multiple of accumulate={self.accumulate}', self.batch_size)
+    for name in ('rounds', 'log_every', 'eval_every', 'save_every'):
+      config_lib.require(getattr(self, name) % self.rounds_per_call == 0, f'federated.{name}',
+                         f'a multiple of rounds_per_call={self.rounds_per_call}', getattr(self, name))
+    aggregators.make_aggregator(self.aggregator, self.make_algorithm(None))
+
+  def make_algorithm(self, gradient):
+    """The algorithm over this gradient function."""
+    return algorithms.make_algorithm(self.algorithm, self.client_optimizer, gradient)
+
+  @property
+  def work(self):
+    """The LocalWork of a round."""
+    return clients_lib.LocalWork(self.batch_size, self.epochs, self.local_steps)
+
+
+def federated_config(config):
+  """Reads and checks `config.federated`."""
+  if 'federated' not in config:
+    raise config_lib.ConfigError('config.federated: missing')
+  return config_lib.call(FederatedConfig, config['federated'], 'federated', drop=())
+
+
+def make_clients(task, settings, seed):
+  """Deals the rows of the training split to the clients; raises ConfigError if that cannot be done."""
+  columns = pipeline.columns(task.dataset('train'))
+  labels = config_lib.choose(settings.partition_by, columns, 'federated.partition_by')
+  return clients_lib.Clients.from_parts(
+      partition.make_partition(settings.partition, labels, settings.num_clients, seed))
+
+
+def simulate(task, config, *, workdir=None, state=None, hooks=(), devices=None):
+  """Runs a federated experiment.
+
+  Same files, resumption and errors as `train.fit`, with rounds for steps.
+
+  Args:
+    task: Task without running state.
+    config: mapping with 'federated' (see FederatedConfig) and 'seed'; other keys are ignored.
+    workdir: folder of the run, or None to keep nothing.
+    state: FederatedState to start from; None initialises.
+    hooks: sequence of `train.Hook`, called with (state, round).
+    devices: devices to run on, all by default.
+
+  Returns:
+    The final FederatedState, on the devices.
+
+  Raises:
+    ConfigError: impossible settings, before anything compiles.
+    FloatingPointError: `max_bad_rounds` rounds in a row were refused.
+    OSError: a checkpoint or metric could not be written; earlier checkpoints are kept.
+  """
+  settings, seed = federated_config(config), config.get('seed', 0)
+  build = functools.partial(_initial_state, task, settings, seed, hooks)
+  shapes = jax.eval_shape(build)
+  parallel.check_fits(shapes[0], 'config.model')
+  clients = make_clients(task, settings, seed)
+  table = pipeline.columns(task.dataset('train'))
+
+  with Run(config, workdir, unit='round', total=settings.rounds, keep=settings.keep) as run:
+    fresh, constants = jax.jit(build)()
+    restored = run.resume(lambda meta: shapes[0])
+    if restored:
+      _, state, _, meta = restored
+      config_lib.require(meta['constants'] == fingerprint(constants), 'constants', 'those of the checkpoint', 'others')
+    place = functools.partial(parallel.place, axis=parallel.CLIENTS, devices=devices)
+    state, table, constants = place(fresh if state is None else state), place(table), place(constants)
+    state = _run_rounds(run, task, settings, seed, state, clients, table, constants, hooks,
+                        Evaluator(task, devices=devices), devices)
+    run.draw()
+    return state
+
+
+def _initial_state(task, settings, seed, hooks):
+  """(state before the first round, constants)."""
+  init_key, key = jax.random.split(jax.random.key(seed))
+  params, running, constants = split_variables(task.init(init_key))
+  config_lib.require(not running, 'federated', 'a task without running collections', sorted(running))
+  algorithm = settings.make_algorithm(None)
+  aggregator = aggregators.make_aggregator(settings.aggregator, algorithm)
+  zero = jnp.zeros((), jnp.int32)
+  state = FederatedState(round=zero, server=algorithm.init(params), aggregator=aggregator.init(params), key=key,
+                         contacts=zero, bad_rounds=zero, hooks={hook.name: hook.init(params) for hook in hooks})
+  return state, constants
+
+
+def run_rounds(state, cohorts, table, constants, *, task, settings, clients_per_vmap, axis=parallel.CLIENTS):
+  """Scans rounds over cohorts [R, M, ...]; a pure function of one device.
+
+  Returns:
+    (FederatedState, {metric: [R]}).
+  """
+  algorithm = settings.make_algorithm(task_gradient(task, constants, settings.accumulate))
+  aggregator = aggregators.make_aggregator(settings.aggregator, algorithm)
+
+  def one(state, cohort):
+    server, aggregator_state, metrics = federated_round(
+        state.server, state.aggregator, cohort, table, jax.random.fold_in(state.key, state.round),
+        algorithm=algorithm, aggregator=aggregator, clients_per_vmap=clients_per_vmap, axis=axis)
+    contacts = parallel.psum((cohort.weights > 0).sum(dtype=jnp.int32), axis)
+    state = state._replace(
+        round=state.round + 1, server=server, aggregator=aggregator_state, contacts=state.contacts + contacts,
+        bad_rounds=jnp.where(metrics['refused'], state.bad_rounds + 1, 0))
+    return state, {**metrics, 'bad_rounds': state.bad_rounds}
+
+  return jax.lax.scan(one, state, cohorts)
+
+
+def round_bytes(algorithm, params, table, batch_size):
+  """(bytes down, bytes up) of one client in one round, counted from the real payload and message trees."""
+  def exchange(params, table):
+    payload, _ = algorithm.broadcast(algorithm.init(params), None, jax.random.key(0))
+    data = ClientData(table, jnp.zeros((1, batch_size), jnp.int32), jnp.ones((), jnp.int32))
+    return payload, algorithm.client(payload, (), data, jax.random.key(0))[0]
+
+  payload, message = jax.eval_shape(exchange, params, table)
+  return tree_bytes(payload), tree_bytes(message) + 8  # beside the message travels its weight
+
+
+def _run_rounds(run, task, settings, seed, state, clients, table, constants, hooks, evaluator, devices):
+  everywhere = devices or jax.devices()
+  mine = [i for i, d in enumerate(everywhere) if d.process_index == jax.process_index()]
+  chunk = settings.clients_per_vmap or (1 if jax.default_backend() == 'cpu' else 32)
+  chunk = min(chunk, -(-settings.cohort_size // len(everywhere)))
+  program = jax.pmap(
+      functools.partial(run_rounds, task=task, settings=settings, clients_per_vmap=chunk), axis_name=parallel.CLIENTS,
+      in_axes=(None, 0, None, None), out_axes=(None, None), donate_argnums=0, devices=devices)
+  algorithm = settings.make_algorithm(task_gradient(task, constants, settings.accumulate))
+  bytes_down, bytes_up = round_bytes(algorithm, state.params, table, settings.batch_size)
+  meta = {'constants': fingerprint(constants)}
+  position, programs, pending = int(state.round), {}, None
+
+  def due(every):
+    return every and position % every == 0 or position == settings.rounds
+
+  while position < settings.rounds:
+    cohorts = _next_cohorts(clients, settings, seed, position, algorithm.weighting, len(everywhere), mine, chunk)
+    waste = clients_lib.padding_waste(cohorts.index)
+    shape = cohorts.index.shape
+    cohorts = parallel.shard(Cohort(*cohorts), axis=parallel.CLIENTS, devices=devices)
+    if shape not in programs:
+      programs[shape] = compile_program(program, (state, cohorts, table, constants), settings.rounds_per_call, 'round')
+    state, metrics = programs[shape].run(state, cohorts, table, constants)
+    position += settings.rounds_per_call
+    if pending is not None:  # one call behind, so that the device is never waited for
+      check_bad_steps(int(pending[1].max()), settings.max_bad_rounds, pending[0], 'round')
+    pending = (position, metrics['bad_rounds'])
+    for hook in hooks:
+      if position % hook.every == 0:
+        state = parallel.place(hook.apply(state, position), axis=parallel.CLIENTS, devices=devices)
+    row = {}
+    if due(settings.log_every):
+      row = {name: float(value[-1]) for name, value in jax.device_get(metrics).items()}
+      contacts = int(state.contacts)
+      row.update(padding_waste=waste, mb_down=contacts * bytes_down / 1e6,
+                 mb_up=contacts * bytes_up / 1e6, rounds_per_s=run.rate(position))
+    if due(settings.eval_every):
+      for split in settings.eval_splits:
+        row.update(evaluator(state, constants, split))
+    if row:
+      run.log(position, row)
+    if due(settings.save_every):
+      check_bad_steps(int(metrics['bad_rounds'].max()), settings.max_bad_rounds, position, 'round')
+      run.save(position, state, None, meta)
+    if run.stop_requested(position):
+      run.leave(position, state, None, meta)
+  return state
+
+
+def _next_cohorts(clients, settings, seed, first_round, weighting, num_devices, devices, chunk):
+  """HostCohort of the next `rounds_per_call` rounds: leaves [D, R, M, ...]."""
+  rounds = range(first_round, first_round + settings.rounds_per_call)
+  ids = [clients_lib.sample_uniform(settings.num_clients, settings.cohort_size, seed, r) for r in rounds]
+  longest = max(clients_lib.num_steps(clients.sizes[i], settings.work).max() for i in ids)
+  cohorts = [clients_lib.make_cohort(
+      clients, i, settings.work, seed, r, weighting=weighting, num_devices=num_devices, devices=devices, chunk=chunk,
+      steps=clients_lib.padded_steps(max(1, longest))) for i, r in zip(ids, rounds)]
+  return jax.tree.map(lambda *x: np.stack(x, axis=1), *cohorts)

@@ -1,0 +1,54 @@
+"""The published systems, one folder a paper, found by name."""
+import importlib
+import pkgutil
+
+from jaxlab import config as config_lib
+from jaxlab import tasks
+from jaxlab.federated.simulation import federated_config
+from jaxlab.train.phases import FIT_KEYS, fit_config
+from jaxlab.train.sweep import sweep_config
+
+
+def names():
+  """Sorted names of the system folders."""
+  return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.ispkg)
+
+
+def load(name):
+  """Imports and returns the package `jaxlab.systems.<name>`; raises ConfigError with the nearest name if there is none."""
+  if name not in names():
+    raise config_lib.unknown('system', name, names())
+  return importlib.import_module(f'jaxlab.systems.{name}')
+
+
+def task_module(config):
+  """Imports the module that `config.task` names: a system's folder or a module of `jaxlab.tasks`."""
+  shared = [module.name for module in pkgutil.iter_modules(tasks.__path__)]
+  name = config['task']
+  if name not in (*names(), *shared):
+    raise config_lib.unknown('name', name, [*names(), *shared], 'config.task')
+  return importlib.import_module(f'jaxlab.tasks.{name}' if name in shared else f'jaxlab.systems.{name}')
+
+
+def check(config):
+  """Checks every part of an experiment config that can be checked without its data.
+
+  Raises:
+    ConfigError: the first unknown key, wrong type or impossible value, by its dotted name.
+  """
+  if 'task' not in config:
+    raise config_lib.ConfigError('config.task: missing')
+  module = task_module(config)
+  config_lib.check_keys(config, ('task', 'federated', 'sweep', *FIT_KEYS, *module.CONFIG_KEYS))
+  if 'federated' in config:
+    federated_config(config)
+  if 'batch_size' in config:
+    fit_config(config)
+  if 'sweep' in config:
+    sweep_config(config)
+
+
+def make_task(config):
+  """Checks the config and makes the Task that `config.task` names; raises ConfigError for whatever cannot be built."""
+  check(config)
+  return task_module(config).make_task(config)

@@ -1,0 +1,215 @@
+"""Checkpoints: Orbax for the state, Grain for the data iterator, checksums that notice damage.
+
+A checkpoint is taken from the host copy of the state, leaf by leaf under its key path, so it does not depend on how a
+pytree is laid out over devices or processes. Orbax writes to a temporary folder and renames it, so a run killed in the
+middle of a write finds the checkpoint before it.
+"""
+import logging
+import pathlib
+import shutil
+import zlib
+
+import grain.python as grain
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jaxlab import parallel
+from jaxlab.config import ConfigError
+
+_log = logging.getLogger(__name__)
+
+
+def flatten(tree):
+  """{key path: leaf} of a pytree; typed PRNG keys become their raw data."""
+  host = parallel.to_host(tree)
+  return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(host)[0]}
+
+
+def unflatten(template, leaves):
+  """Puts {key path: array} back into the structure of `template`, wrapping PRNG keys; the inverse of `flatten`."""
+  def leaf(path, like):
+    value = leaves[jax.tree_util.keystr(path)]
+    if jax.dtypes.issubdtype(like.dtype, jax.dtypes.prng_key):
+      return jax.random.wrap_key_data(value)
+    return value
+  return jax.tree_util.tree_map_with_path(leaf, template)
+
+
+def checksums(leaves):
+  """{key path: CRC-32 of the leaf's shape, dtype and bytes} of what `flatten` gives."""
+  return {path: zlib.crc32(np.ascontiguousarray(leaf).tobytes(),
+                           zlib.crc32(f'{leaf.shape}{leaf.dtype}'.encode()))
+          for path, leaf in leaves.items()}
+
+
+def fingerprint(tree):
+  """One number for a pytree that is not checkpointed: it changes when any leaf or path does."""
+  return zlib.crc32(repr(sorted(checksums(flatten(tree)).items())).encode())
+
+
+class Checkpointer:
+  """Saves and restores (state, data iterator, meta) under a folder.
+
+  Args:
+    directory: folder of the checkpoints; None keeps nothing.
+    keep: how many of the newest checkpoints stay. At least 2, or a damaged one would end the run.
+  """
+
+  def __init__(self, directory, keep=2):
+    self._manager = None
+    if directory is not None:
+      options = ocp.CheckpointManagerOptions(max_to_keep=max(keep, 2), create=True)
+      self._manager = ocp.CheckpointManager(directory, options=options)
+
+  def save(self, step, state, iterator, meta):
+    """Starts writing a checkpoint in the background; a step that is already there is left alone.
+
+    Args:
+      step: its number.
+      state: pytree of arrays, replicated over the devices.
+      iterator: Grain DatasetIterator, or None.
+      meta: mapping that JSON can hold.
+
+    Raises:
+      OSError: this write, or the one before it, failed; earlier checkpoints are untouched.
+    """
+    if self._manager is None or step in self._manager.all_steps():
+      return
+    leaves = flatten(state)
+    items = {'state': ocp.args.StandardSave(leaves),
+             'meta': ocp.args.JsonSave({**meta, 'checksums': checksums(leaves)})}
+    if iterator is not None:
+      items['data'] = grain.PyGrainCheckpointSave(iterator)
+    try:
+      self._manager.save(step, args=ocp.args.Composite(**items))
+    except ValueError as error:
+      raise _disk_error(step, error) from error
+
+  def wait(self):
+    """Waits for the write in flight; raises OSError if it failed."""
+    if self._manager is not None:
+      try:
+        self._manager.wait_until_finished()
+      except ValueError as error:
+        raise _disk_error('the last', error) from error
+
+  def restore(self, template, iterator=None):
+    """Restores the newest undamaged checkpoint; damaged ones are reported and moved aside.
+
+    Args:
+      template: function of a checkpoint's meta that gives the pytree to fill (arrays or ShapeDtypeStructs).
+      iterator: function of a checkpoint's meta that gives the Grain iterator to set, or None.
+
+    Returns:
+      (step, state as host arrays, iterator, meta), or None when there is no checkpoint.
+
+    Raises:
+      ConfigError: a checkpoint is whole but of another structure; it is left where it is.
+    """
+    for step in sorted(self._manager.all_steps(), reverse=True) if self._manager else []:
+      try:
+        return self._restore_step(step, template, iterator)
+      except ConfigError:
+        raise
+      except Exception as error:  # pylint: disable=broad-except  (Orbax and tensorstore raise many kinds)
+        _log.warning('checkpoint %d is damaged (%s); going on from the one before', step,
+                        str(error).splitlines()[0] if str(error) else type(error).__name__)
+        self._set_aside(step)
+    return None
+
+  def _set_aside(self, step):
+    """Moves a damaged checkpoint out of the way, so that its step can be written again."""
+    if jax.process_index() == 0:
+      aside = pathlib.Path(f'{self._manager.directory}.damaged')
+      aside.mkdir(exist_ok=True)
+      shutil.rmtree(aside / str(step), ignore_errors=True)
+      shutil.move(self._manager.directory / str(step), aside / str(step))
+    parallel.barrier(f'set aside checkpoint {step}')
+    self._manager.reload()
+
+  def _restore_step(self, step, template, iterator):
+    meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))['meta']
+    wanted = template(meta)
+    shapes = _host_zeros(wanted)
+    _check_paths(shapes, meta['checksums'], step)
+    items = {'state': ocp.args.StandardRestore(shapes)}
+    data = iterator(meta) if iterator else None
+    if data is not None:
+      items['data'] = grain.PyGrainCheckpointRestore(data)
+    leaves = self._manager.restore(step, args=ocp.args.Composite(**items))['state']
+    leaves = {path: np.asarray(leaf) for path, leaf in leaves.items()}
+    broken = [path for path, checksum in checksums(leaves).items() if meta['checksums'].get(path) != checksum]
+    if broken:
+      raise ValueError(f'checksum of {broken[0]} differs')
+    return step, unflatten(wanted, leaves), data, meta
+
+  def close(self):
+    """Waits for the write in flight and frees the manager."""
+    if self._manager is not None:
+      self.wait()
+      self._manager.close()
+
+
+def _host_zeros(template):
+  """{key path: NumPy zeros} of the arrays that `flatten` gives for `template`; what Orbax restores into."""
+  def raw(leaf):
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+      return jax.eval_shape(jax.random.key_data, leaf)
+    return leaf
+  paths = jax.tree_util.tree_flatten_with_path(jax.tree.map(raw, template))[0]
+  return {jax.tree_util.keystr(path): np.zeros(leaf.shape, leaf.dtype) for path, leaf in paths}
+
+
+def _check_paths(wanted, saved, step):
+  missing, extra = sorted(set(wanted) - set(saved)), sorted(set(saved) - set(wanted))
+  if missing or extra:
+    raise ConfigError(f'checkpoint {step} has another structure: missing {missing[:5]}, left over {extra[:5]}')
+
+
+def _disk_error(step, error):
+  return OSError(f'checkpoint {step} could not be written ({str(error).splitlines()[0]}); earlier ones are kept')
+
+
+def read_leaves(directory):
+  """{key path: array} of the newest checkpoint of a run.
+
+  Args:
+    directory: the run's workdir or its checkpoint folder.
+
+  Raises:
+    ConfigError: there is no checkpoint.
+  """
+  directory = pathlib.Path(directory).absolute()
+  directory = directory / 'checkpoints' if (directory / 'checkpoints').is_dir() else directory
+  steps = ocp.utils.checkpoint_steps(directory) if directory.is_dir() else []
+  if not steps:
+    raise ConfigError(f'{directory}: no checkpoint there')
+  with ocp.StandardCheckpointer() as checkpointer:
+    saved = checkpointer.restore(directory / str(max(steps)) / 'state')
+  return {path: np.asarray(leaf) for path, leaf in saved.items()}
+
+
+def load_collection(directory, template, name='params'):
+  """Reads one collection ('params', 'running') of the newest checkpoint of another run, central or federated.
+
+  Args:
+    directory: its workdir or checkpoint folder.
+    template: pytree of arrays; every path must be there with this shape.
+    name: which collection.
+
+  Returns:
+    Pytree of NumPy arrays like `template`.
+
+  Raises:
+    ConfigError: no checkpoint there, or paths or shapes that do not fit.
+  """
+  prefixes = (f'.{name}', f'.server.{name}')
+  leaves = {path[len(prefix):]: leaf for path, leaf in read_leaves(directory).items()
+            for prefix in prefixes if path.startswith(prefix + '[')}
+  wanted = _host_zeros(template)
+  _check_paths(wanted, leaves, f'in {directory}')
+  for path, leaf in wanted.items():
+    if leaves[path].shape != leaf.shape:
+      raise ConfigError(f'{directory}: {name}{path} has shape {leaves[path].shape}, expected {leaf.shape}')
+  return unflatten(template, leaves)

@@ -1,0 +1,78 @@
+"""Prediction over a whole split and its evaluation on the host."""
+import functools
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxlab import parallel
+from jaxlab.data import pipeline
+from jaxlab.task import join_variables, split_variables
+from jaxlab.train.checkpoints import load_collection
+
+
+class Snapshot(NamedTuple):
+  """The part of a state that prediction looks at."""
+  params: Any
+  running: Any
+  key: jax.Array
+  step: int
+
+
+class Evaluator:
+  """Predicts a split with all devices of all processes and evaluates it on the host.
+
+  Args:
+    task: Task.
+    batch_size: examples a device and call.
+    devices: devices of the pmap, all by default.
+  """
+
+  def __init__(self, task, *, batch_size=256, devices=None):
+    self._task, self._devices = task, devices
+    self._rows = batch_size * len(parallel.local_devices(devices))
+    self._predict = jax.pmap(functools.partial(_predict, task.predict), axis_name=parallel.BATCH,
+                             in_axes=(None, None, None, 0, None), devices=devices)
+
+  def __call__(self, state, constants, split, prefix=None):
+    """Returns {f'{prefix}/{metric}': float}; the prefix is the split's name unless given."""
+    pairs = list(self.predict(state, constants, split))
+    return {f'{prefix or split}/{name}': value for name, value in self._task.evaluate(pairs).items()}
+
+  def predict(self, state, constants, split):
+    """Yields (outputs, batch) of the real rows of the split as NumPy arrays, on every process.
+
+    Args:
+      state: has fields `params`, `running` and `key`.
+      constants: the Flax collection, or {}.
+      split: name for `task.dataset`.
+    """
+    dataset = self._task.dataset(split)
+    key = jax.random.fold_in(state.key, state.step)
+    batches = pipeline.eval_batches(dataset, batch_size=self._rows * jax.process_count(),
+                                    process_index=jax.process_index(), process_count=jax.process_count())
+    for batch in batches:
+      outputs = self._predict(state.params, state.running, constants,
+                              parallel.shard(parallel.split(batch, self._devices), devices=self._devices), key)
+      local = jax.tree.map(lambda x: x[None], batch)
+      outputs, batch = parallel.gather_rows((outputs, local))
+      real = batch['weight'] > 0
+      yield jax.tree.map(lambda x: x[real], (outputs, batch))
+
+
+def _predict(predict, params, running, constants, batch, key):
+  key = jax.random.fold_in(key, parallel.axis_index())
+  return predict(join_variables(params, running, constants), batch, key)
+
+
+def evaluate_workdir(task, config, workdir, split):
+  """Evaluates the newest checkpoint of a run: {f'{split}/{metric}': float}.
+
+  Raises:
+    ConfigError: no checkpoint there, or one of another model.
+  """
+  key = jax.random.key(config.get('seed', 0))
+  params, running, constants = split_variables(jax.jit(task.init)(jax.random.split(key)[0]))
+  params = load_collection(workdir, params)
+  running = load_collection(workdir, running, 'running') if running else running
+  state = parallel.place(Snapshot(params, running, key, 0))
+  return Evaluator(task)(state, parallel.place(constants), split)

@@ -1,0 +1,193 @@
+"""`fit`: trains a Task through its phases, and goes on after a kill to the bit-identical end."""
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlab import config as config_lib
+from jaxlab import parallel
+from jaxlab.data import pipeline
+from jaxlab.task import split_variables
+from jaxlab.train import phases as phases_lib
+from jaxlab.train.checkpoints import fingerprint, load_collection
+from jaxlab.train.evaluation import Evaluator
+from jaxlab.train.run import Run, check_bad_steps
+from jaxlab.train.step import TrainState, select, train_step
+from jaxlab.train.telemetry import compile_program
+
+
+class Hook(NamedTuple):
+  """Host code between steps, with a state of its own in the checkpoint.
+
+  Attributes:
+    name: key of its state in `state.hooks`.
+    init: params -> pytree, the hook's state at the start.
+    apply: (state, step) -> state; reads and replaces `state.hooks[name]`.
+    every: steps between calls.
+  """
+  name: str
+  init: Callable[[Any], Any]
+  apply: Callable[[Any, int], Any]
+  every: int = 1
+
+
+def fit(task, config, *, workdir=None, state=None, hooks=(), devices=None):
+  """Trains a Task.
+
+  With a workdir the run writes metrics, checkpoints and figures there, and the same call goes on from the newest good
+  checkpoint. SIGTERM saves and raises `Preempted` (exit status 0).
+
+  Args:
+    task: Task.
+    config: mapping with the fields of `phases.FitConfig`; other keys are ignored.
+    workdir: folder of the run, or None to keep nothing.
+    state: TrainState to start the first phase from (its params, running state and key); None initialises.
+    hooks: sequence of `Hook`.
+    devices: devices to train on, all by default.
+
+  Returns:
+    The final TrainState, on the devices.
+
+  Raises:
+    ConfigError: impossible settings, before anything compiles.
+    FloatingPointError: `max_bad_steps` updates in a row were not finite.
+    OSError: a checkpoint or metric could not be written; earlier checkpoints are kept.
+  """
+  settings = phases_lib.fit_config(config)
+  check_devices(settings, devices)
+  schedule = settings.schedule()
+  build = functools.partial(_initial_state, task, schedule, settings.seed, hooks)
+  parallel.check_fits(jax.eval_shape(build)[0], 'config.model')
+  template = lambda phase: jax.eval_shape(functools.partial(_template, task, schedule, settings.seed, hooks, phase))
+  template(len(schedule) - 1)  # finds what does not fit together before anything compiles
+
+  with Run(config, workdir, unit='step', total=settings.total_steps, keep=settings.keep) as run:
+    fresh, constants = jax.jit(build)()
+    restored = run.resume(
+        lambda meta: template(meta['phase']),
+        lambda meta: iter(_train_batches(task, settings, meta['phase'])))
+    if restored:
+      _, state, iterator, meta = restored
+      config_lib.require(meta['constants'] == fingerprint(constants), 'constants', 'those of the checkpoint', 'others')
+      first, begun = meta['phase'], True
+    else:
+      state = fresh if state is None else fresh._replace(params=state.params, running=state.running, key=state.key)
+      first, begun, iterator = 0, False, None
+    constants = parallel.place(constants, devices=devices)
+    evaluator = Evaluator(task, devices=devices)
+    for index in range(first, len(schedule)):
+      if not begun:
+        state, iterator = _begin_phase(state, schedule[index]), iter(_train_batches(task, settings, index))
+      begun = False
+      state = _run_phase(run, task, settings, index, parallel.place(state, devices=devices), constants, iterator,
+                         hooks, evaluator, devices)
+    run.draw()
+    return state
+
+
+def check_devices(settings, devices=None):
+  """Raises ConfigError unless the batch divides over the devices and microbatches."""
+  count = len(devices or jax.devices())
+  config_lib.require(settings.batch_size % (count * settings.accumulate) == 0, 'config.batch_size',
+                     f'a multiple of {count} devices x accumulate={settings.accumulate}', settings.batch_size)
+
+
+def _initial_state(task, schedule, seed, hooks):
+  """(state before the first phase, constants)."""
+  init_key, key = jax.random.split(jax.random.key(seed))
+  params, running, constants = split_variables(task.init(init_key))
+  zero = jnp.zeros((), jnp.int32)
+  mask = phases_lib.trainable_mask(params, schedule[0])
+  opt_state = phases_lib.make_optimizer(schedule[0]).init(select(params, mask))
+  state = TrainState(step=zero, params=params, running=running, opt_state=opt_state, key=key, bad_steps=zero,
+                     skipped=zero, hooks={hook.name: hook.init(params) for hook in hooks})
+  return state, constants
+
+
+def _template(task, schedule, seed, hooks, phase):
+  """The state inside phase number `phase`; for `jax.eval_shape`."""
+  state, _ = _initial_state(task, schedule, seed, hooks)
+  for i in range(phase + 1):
+    state = _with_params(state, phases_lib.operate(state.params, schedule[i]), schedule[i])
+  return state
+
+
+def _with_params(state, params, phase):
+  mask = phases_lib.trainable_mask(params, phase)
+  return state._replace(params=params, opt_state=phases_lib.make_optimizer(phase).init(select(params, mask)))
+
+
+def _begin_phase(state, phase):
+  """Other weights, surgery, a fresh optimizer state."""
+  params = parallel.to_host(state.params)
+  if phase.init_from:
+    params = load_collection(phase.init_from, params)
+  return _with_params(state, phases_lib.operate(params, phase), phase)
+
+
+def _train_batches(task, settings, phase):
+  return pipeline.train_batches(
+      task.dataset('train'), batch_size=settings.batch_size, seed=settings.seed + 1000 * phase,
+      process_index=jax.process_index(), process_count=jax.process_count())
+
+
+def _next_batch(iterator, steps, devices):
+  """The rows of the next `steps` batches on the devices: [local devices, B, ...], or [local devices, steps, B, ...]."""
+  batches = [parallel.split(next(iterator), devices) for _ in range(steps)]
+  batch = batches[0] if steps == 1 else jax.tree.map(lambda *x: np.stack(x, axis=1), *batches)
+  return parallel.shard(batch, devices=devices)
+
+
+def many_steps(state, constants, batches, *, step):
+  """Scans `step` over batches [S, B, ...]; metrics are those of the last step, 'bad_steps' the worst."""
+  state, metrics = jax.lax.scan(lambda carry, batch: step(carry, constants, batch), state, batches)
+  return state, {**jax.tree.map(lambda x: x[-1], metrics), 'bad_steps': metrics['bad_steps'].max()}
+
+
+def _run_phase(run, task, settings, index, state, constants, iterator, hooks, evaluator, devices):
+  schedule = settings.schedule()
+  phase = schedule[index]
+  end = sum(p.steps for p in schedule[:index + 1])
+  step = functools.partial(
+      train_step, task=task, optimizer=phases_lib.make_optimizer(phase), accumulate=settings.accumulate,
+      trainable=phases_lib.trainable_mask(state.params, phase))
+  if settings.steps_per_call > 1:
+    step = functools.partial(many_steps, step=step)
+  program = jax.pmap(step, axis_name=parallel.BATCH, in_axes=(None, None, 0), out_axes=(None, None),
+                     donate_argnums=0, devices=devices)
+  meta = {'phase': index, 'constants': fingerprint(constants)}
+  position, compiled, pending = int(state.step), None, None
+
+  def due(every):
+    return every and position % every == 0 or position == end
+
+  while position < end:
+    batch = _next_batch(iterator, settings.steps_per_call, devices)
+    if compiled is None:
+      compiled = compile_program(program, (state, constants, batch), settings.steps_per_call)
+    state, metrics = compiled.run(state, constants, batch)
+    position += settings.steps_per_call
+    if pending is not None:  # one call behind, so that the device is never waited for
+      check_bad_steps(int(pending[1]['bad_steps']), settings.max_bad_steps, pending[0])
+    pending = (position, metrics)
+    for hook in hooks:
+      if position % hook.every == 0:
+        state = parallel.place(hook.apply(state, position), devices=devices)
+    row = {}
+    if due(settings.log_every):
+      row = {name: value.item() for name, value in jax.device_get(metrics).items()}
+      row.update(compiled.speed(run.rate(position), settings.batch_size))
+    if due(settings.eval_every):
+      for split in settings.eval_splits:
+        row.update(evaluator(state, constants, split))
+    if row:
+      run.log(position, row)
+    if due(settings.save_every):
+      check_bad_steps(int(metrics['bad_steps']), settings.max_bad_steps, position)
+      run.save(position, state, iterator, meta)
+    if run.stop_requested(position):
+      run.leave(position, state, iterator, meta)
+  return state

@@ -1,0 +1,169 @@
+"""One training step: global gradient, optimizer update, metrics. Pure, and the same on 1 or many devices."""
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxlab import parallel
+from jaxlab.task import join_variables
+
+
+class TrainState(NamedTuple):
+  """Everything that a run carries from step to step, and all that a checkpoint holds.
+
+  Attributes:
+    step: int32, steps taken since the start of the run.
+    params: the Flax collection 'params'.
+    running: the other collections, without 'constants'.
+    opt_state: state of the optimizer over the trainable part of `params`.
+    key: the run's PRNG key; step keys are folded from it and never stored.
+    bad_steps: int32, steps skipped in a row because a gradient was not finite.
+    skipped: int32, steps skipped in all.
+    hooks: name -> state of the hook of that name.
+  """
+  step: jax.Array
+  params: Any
+  running: Any
+  opt_state: Any
+  key: jax.Array
+  bad_steps: jax.Array
+  skipped: jax.Array
+  hooks: Any
+
+  def with_params(self, params):
+    """The state with other parameters."""
+    return self._replace(params=params)
+
+
+def select(tree, mask):
+  """The leaves of `tree` where `mask` is True; None, which JAX takes for an empty subtree, elsewhere."""
+  return jax.tree.map(lambda keep, x: x if keep else None, mask, tree)
+
+
+def merge(mask, selected, others):
+  """Puts the leaves of `selected` (mask True) and `others` (mask False) back into one tree."""
+  pick = lambda keep, a, b: a if keep else b
+  return jax.tree.map(pick, mask, selected, others, is_leaf=lambda x: x is None)
+
+
+def tree_where(condition, new, old):
+  """Leaf-wise `where(condition, new, old)` for a scalar condition; typed PRNG keys included."""
+  return jax.tree.map(lambda a, b: jnp.where(condition, a, b), new, old)
+
+
+def all_finite(tree):
+  """Scalar bool: no NaN or Inf in any floating leaf."""
+  leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+  return jnp.all(jnp.array([jnp.isfinite(x).all() for x in leaves])) if leaves else jnp.array(True)
+
+
+def _zeros_like_shapes(shapes):
+  return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+
+def summed_gradient(loss, params, running, batch, key, accumulate=1):
+  """Sums of loss, weights, metrics and gradient of this device's rows, over microbatches of equal size.
+
+  Args:
+    loss: (params, running, batch, key) -> `task.Loss`.
+    params: what is differentiated.
+    running: running collections, threaded through the microbatches.
+    batch: mapping of [B, ...] with B divisible by `accumulate`.
+    key: PRNG key; microbatch i gets fold_in(key, i).
+    accumulate: number of microbatches.
+
+  Returns:
+    (gradient of the sum of weighted losses, {name: (sum of weighted values, sum of weights)}, running).
+  """
+  def micro(params, running, rows, index):
+    def total(params):
+      out = loss(params, running, rows, jax.random.fold_in(key, index))
+      pairs = {'loss': (out.values, out.weights), **out.metrics}
+      sums = {name: (jnp.sum(v.astype(jnp.float32) * w), jnp.sum(w.astype(jnp.float32)))
+              for name, (v, w) in pairs.items()}
+      return jnp.sum(out.values * out.weights), (sums, {**running, **out.state})
+    gradient, (sums, new_running) = jax.grad(total, has_aux=True)(params)
+    return gradient, sums, new_running
+
+  if accumulate == 1:
+    return micro(params, running, batch, 0)
+  rows = jax.tree.map(lambda x: x.reshape((accumulate, -1) + x.shape[1:]), batch)
+  shapes = jax.eval_shape(micro, params, running, jax.tree.map(lambda x: x[0], rows), 0)
+
+  def body(carry, xs):
+    gradient, sums, running = carry
+    more_gradient, more_sums, running = micro(params, running, *xs)
+    add = lambda a, b: jax.tree.map(jnp.add, a, b)
+    return (add(gradient, more_gradient), add(sums, more_sums), running), None
+
+  start = (_zeros_like_shapes(shapes[0]), _zeros_like_shapes(shapes[1]), running)
+  return jax.lax.scan(body, start, (rows, jnp.arange(accumulate)))[0]
+
+
+def task_gradient(task, constants=None, accumulate=1):
+  """The gradient of a Task off the device axis: (params, batch, key) -> (gradient of the mean, {metric: (sum, weight)}).
+
+  Args:
+    task: Task without running state.
+    constants: the Flax collection 'constants', or None.
+    accumulate: microbatches of a batch.
+  """
+  def loss(params, running, batch, key):
+    return task.loss(join_variables(params, running, constants), batch, key)
+
+  def gradient(params, batch, key):
+    total, sums, _ = summed_gradient(loss, params, {}, batch, key, accumulate)
+    scale = 1 / jnp.maximum(sums['loss'][1], 1e-30)
+    return jax.tree.map(lambda g: g * scale.astype(g.dtype), total), sums
+
+  return gradient
+
+
+def train_step(state, constants, batch, *, task, optimizer, trainable, accumulate=1, axis=parallel.BATCH):
+  """Takes one optimizer step.
+
+  The gradient is that of the global weighted mean: local sums are differentiated, `psum`med and divided by the global sum
+  of weights, so padding and the number of devices change nothing. `grad_fn` (params -> the same global gradient elsewhere)
+  and `local_grads` (this device's share) are handed to every optimizer that wants them. A step whose gradient or update is
+  not finite changes nothing but the counters.
+
+  Args:
+    state: TrainState.
+    constants: the Flax collection 'constants', or {}.
+    batch: mapping of this device's rows [B, ...], with B divisible by `accumulate`.
+    task: Task; only its `loss` is used.
+    optimizer: GradientTransformation(ExtraArgs) over the trainable part of the parameters.
+    trainable: pytree of bools shaped like `state.params`.
+    accumulate: microbatches a step; exact, also for a second gradient.
+    axis: name of the device axis.
+
+  Returns:
+    (new state, {metric: float32 global mean}), with 'grad_norm', 'bad_steps' and 'skipped' among the metrics.
+  """
+  key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), parallel.axis_index(axis))
+  frozen = select(state.params, jax.tree.map(lambda keep: not keep, trainable))
+
+  def loss(params, running, rows, key):
+    return task.loss(join_variables(merge(trainable, params, frozen), running, constants), rows, key)
+
+  def local_and_global(params):
+    gradient, sums, running = summed_gradient(loss, params, state.running, batch, key, accumulate)
+    total, sums = parallel.psum((gradient, sums), axis)
+    scale = 1 / jnp.maximum(sums['loss'][1], jnp.finfo(jnp.float32).tiny)
+    divide = lambda tree: jax.tree.map(lambda g: g * scale.astype(g.dtype), tree)
+    return divide(gradient), divide(total), sums, running
+
+  params = select(state.params, trainable)
+  local, gradient, sums, running = local_and_global(params)
+  updates, opt_state = optax.with_extra_args_support(optimizer).update(
+      gradient, state.opt_state, params, grad_fn=lambda p: local_and_global(p)[1], local_grads=local)
+  good = all_finite((gradient, updates, sums['loss']))
+  new = (merge(trainable, optax.apply_updates(params, updates), frozen), running, opt_state)
+  params, running, opt_state = tree_where(good, new, (state.params, state.running, state.opt_state))
+  state = state._replace(
+      step=state.step + 1, params=params, running=running, opt_state=opt_state,
+      bad_steps=jnp.where(good, 0, state.bad_steps + 1), skipped=state.skipped + ~good)
+  metrics = {name: value / jnp.maximum(weight, jnp.finfo(jnp.float32).tiny) for name, (value, weight) in sums.items()}
+  metrics.update(grad_norm=optax.tree.norm(gradient), bad_steps=state.bad_steps, skipped=state.skipped)
+  return state, metrics

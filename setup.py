@@ -1,0 +1,37 @@
+"""jaxlab: nineteen published systems in one JAX codebase."""
+import pathlib
+
+import setuptools
+
+TEST = ['pytest>=8', 'pytest-xdist', 'pytest-cov', 'hypothesis', 'starlark-pyo3']
+
+setuptools.setup(
+    name='jaxlab',
+    version='0.1.0',
+    description='Nineteen published systems in one pure-functional JAX codebase',
+    long_description=pathlib.Path(__file__).with_name('README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    python_requires='>=3.11',
+    packages=setuptools.find_packages(include=['jaxlab', 'jaxlab.*']),
+    package_data={'jaxlab.systems': ['*/README.md']},
+    install_requires=[
+        'jax>=0.10',
+        'flax>=0.12',
+        'optax>=0.2.8',
+        'orbax-checkpoint>=0.12',
+        'tensorflow-datasets>=4.9.10',
+        'array_record>=0.8',
+        'grain>=0.2.18',
+        'chex>=0.1.90',
+        'absl-py>=2.1',
+        'ml_collections>=1.0',
+        'numpy>=2.0',
+        'scipy>=1.13',
+        'scikit-learn>=1.5',
+        'tqdm>=4.66',
+        'matplotlib>=3.9',
+        'tensorboard>=2.18',
+    ],
+    extras_require={'test': TEST},
+)
