@@ -64,7 +64,7 @@ def run(main, description, all_cores=lambda: False):
       if len(argv) > 1:
         raise config_lib.ConfigError(f'unexpected argument {argv[1]!r}; flags are written --name=value')
       from jaxlab import parallel  # pylint: disable=g-import-not-at-top
-      _log_to_stderr()
+      log_to_stderr()
       if _DATA_DIR.value:
         os.environ['TFDS_DATA_DIR'] = _DATA_DIR.value
       cpu_devices = _CPU_DEVICES.value or (os.cpu_count() if all_cores() else None)
@@ -74,7 +74,7 @@ def run(main, description, all_cores=lambda: False):
   app.run(start, flags_parser=_parse)
 
 
-def _log_to_stderr():
+def log_to_stderr():
   """Shows jaxlab's own lines; other libraries only speak up when something is wrong."""
   absl_logging.set_verbosity(absl_logging.WARNING)
   handler = logging.StreamHandler()

@@ -43,6 +43,21 @@ def choose(name, options, where):
   return options[name]
 
 
+def choose_named(config, options, where):
+  """`choose` by the 'name' of the mapping `config`; raises ConfigError also if it has none."""
+  if 'name' not in config:
+    raise ConfigError(f'{where}.name: missing')
+  return choose(config['name'], options, f'{where}.name')
+
+
+def section(config, key):
+  """Returns the part `config[key]`; raises ConfigError if it is missing or no mapping."""
+  if key not in config:
+    raise ConfigError(f'config.{key}: missing')
+  check_type(config[key], collections.abc.Mapping, f'config.{key}')
+  return config[key]
+
+
 def _matches(value, annotation):
   if annotation is inspect.Parameter.empty or annotation is typing.Any:
     return True
@@ -77,6 +92,25 @@ def check_type(value, annotation, key):
     raise ConfigError(f'{key}: expected {_spell(annotation)}, got {value!r} ({type(value).__name__})')
 
 
+def check_arguments(function, config, where, *, drop=('name',), injected=()):
+  """Checks `config` against the signature of `function` as `call` does, without calling it.
+
+  Returns:
+    The keyword arguments that `config` gives.
+  """
+  parameters = inspect.signature(function).parameters
+  allowed = [name for name, p in parameters.items()
+             if name not in injected and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
+  arguments = {key: value for key, value in config.items() if key not in drop}
+  check_keys(arguments, allowed, where)
+  for key, value in arguments.items():
+    check_type(value, parameters[key].annotation, f'{where}.{key}')
+  for name in allowed:
+    if parameters[name].default is inspect.Parameter.empty and name not in arguments:
+      raise ConfigError(f'{where}.{name}: missing')
+  return arguments
+
+
 def call(function, config, where, *, drop=('name',), **injected):
   """Calls `function(**injected, **config)` after checking `config` against the function's signature.
 
@@ -89,16 +123,7 @@ def call(function, config, where, *, drop=('name',), **injected):
   Raises:
     ConfigError: unknown, missing or ill-typed key, or a ValueError of the function itself, prefixed by `where`.
   """
-  parameters = inspect.signature(function).parameters
-  allowed = [name for name, p in parameters.items()
-             if name not in injected and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
-  arguments = {key: value for key, value in config.items() if key not in drop}
-  check_keys(arguments, allowed, where)
-  for key, value in arguments.items():
-    check_type(value, parameters[key].annotation, f'{where}.{key}')
-  for name in allowed:
-    if parameters[name].default is inspect.Parameter.empty and name not in arguments:
-      raise ConfigError(f'{where}.{name}: missing')
+  arguments = check_arguments(function, config, where, drop=drop, injected=injected)
   try:
     return function(**injected, **arguments)
   except ConfigError:

@@ -8,6 +8,7 @@ that is killed at any moment leaves nothing that the next one would trip over.
 import contextlib
 import fcntl
 import logging
+import os
 import pathlib
 import pkgutil
 import shutil
@@ -82,6 +83,8 @@ def _make(name, data_dir, config):
   builder_class = pkgutil.resolve_name(BUILDERS[name])
   if config is not None and config not in builder_class.builder_configs:
     raise config_lib.unknown('config', config, builder_class.builder_configs, where=name)
+  if data_dir is not None:
+    data_dir = os.path.expanduser(data_dir)  # TFDS would make a folder called ~
   return builder_class(data_dir=data_dir, config=config)
 
 

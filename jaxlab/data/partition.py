@@ -88,7 +88,7 @@ def pathological(labels, num_clients, *, seed, classes: int):
   The numbers of clients of any two classes differ by at most one. Raises ValueError if a class
   would have no client or a client no example.
   """
-  class_sizes = np.bincount(labels)
+  class_sizes = _count(labels)
   present = np.flatnonzero(class_sizes)
   _require(1 <= classes <= len(present), 'classes', f'1..{len(present)}', classes)
   _require(num_clients * classes >= len(present), 'classes',
@@ -123,7 +123,7 @@ def dirichlet_by_class(labels, num_clients, *, seed, alpha: float, min_size: int
   """
   _require(alpha > 0, 'alpha', '> 0', alpha)
   _require_examples(len(labels), num_clients, min_size)
-  class_sizes = np.bincount(labels)
+  class_sizes = _count(labels)
   best = 0
   for attempt in range(MAX_TRIES):
     rng = _stream(seed, 'dirichlet_by_class', attempt)
@@ -148,7 +148,7 @@ def cut_by_class(labels, proportions, permuted):
     proportions: [K, C]; the last client takes what the cuts leave.
     permuted: int [N], the ids of the examples of class 0 in the order of dealing, then of 1, ...
   """
-  class_sizes = np.bincount(labels, minlength=len(proportions))
+  class_sizes = _count(labels, len(proportions))
   return _deal_classes(_cut(np.cumsum(proportions, 1), class_sizes), permuted)
 
 
@@ -172,7 +172,7 @@ def dirichlet_by_client(labels, num_clients, *, seed, alpha: float,
   _require(len(sizes) == num_clients and sizes.min() >= 0 and sizes.sum() == len(labels), 'sizes',
            f'{num_clients} sizes that add up to {len(labels)}', sizes.tolist())
   rng = _stream(seed, 'dirichlet_by_client')
-  class_sizes = np.bincount(labels)
+  class_sizes = _count(labels)
   priors = rng.dirichlet(np.full(len(class_sizes), float(alpha)), num_clients)
   counts = np.zeros(priors.shape, int)
   while (wanted := sizes - counts.sum(1)).any():
@@ -192,7 +192,7 @@ def like(counts, labels, *, seed):
     labels: int [M], of the data to partition.
     seed: of the draw.
   """
-  class_sizes = np.bincount(labels, minlength=counts.shape[1])
+  class_sizes = _count(labels, counts.shape[1])
   _require(len(class_sizes) == counts.shape[1], 'labels', f'classes 0..{counts.shape[1] - 1}',
            len(class_sizes) - 1)
   shares = np.where(counts.sum(0) > 0, counts, 1).T
@@ -204,6 +204,18 @@ def like(counts, labels, *, seed):
 
 PARTITIONS = {function.__name__: function for function in (
     iid, by_user, quantity, shards, pathological, dirichlet_by_class, dirichlet_by_client)}
+
+
+def check(config, where='partition'):
+  """Checks the name and the options as `make_partition` does, but without the data.
+
+  Args:
+    config: as there.
+    where: dotted path of `config` in the experiment, for messages.
+  """
+  function = config_lib.choose_named(config, PARTITIONS, where)
+  config_lib.check_arguments(function, config, where,
+                             injected=('labels', 'num_clients', 'seed', 'users'))
 
 
 def make_partition(config, labels, num_clients, seed, users=None):
@@ -222,7 +234,7 @@ def make_partition(config, labels, num_clients, seed, users=None):
   Raises:
     ConfigError: unknown name or option, or a value that does not work with these data.
   """
-  function = config_lib.choose(config.get('name'), PARTITIONS, 'partition.name')
+  function = config_lib.choose_named(config, PARTITIONS, 'partition')
   given = {'labels': labels, 'num_clients': num_clients, 'seed': seed, 'users': users}
   injected = {key: given[key] for key in inspect.signature(function).parameters if key in given}
   if function is by_user:
@@ -272,6 +284,13 @@ def _require_examples(num_examples, num_clients, min_size=1):
   _require(min_size >= 0, 'min_size', '>= 0', min_size)
   _require(1 <= num_clients <= num_examples // max(min_size, 1), 'num_clients',
            f'1 or more, with {max(min_size, 1)} of the {num_examples} examples each', num_clients)
+
+
+def _count(labels, num_classes=0):
+  """Examples of each class, of `num_classes` at least."""
+  _require(labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer), 'labels', 'int [N]',
+           f'{labels.dtype} {list(labels.shape)}')
+  return np.bincount(labels, minlength=num_classes)
 
 
 def _stream(seed, name, *more):

@@ -63,7 +63,7 @@ def from_arrays(arrays):
 
 
 def columns(dataset):
-  """{name: array [N, ...]} of a whole data set; its own columns where they are in memory already."""
+  """{name: array [N, ...]} of a whole data set; without a copy where it is in memory already."""
   if isinstance(dataset, ArraySource):
     return dataset.arrays
   examples = [dataset[i] for i in range(len(dataset))]

@@ -81,7 +81,7 @@ def make_aggregator(config, algorithm):
   Raises:
     ConfigError: unknown name or key, or an algorithm that brings an aggregation of its own is asked to use another.
   """
-  maker = config_lib.choose(config['name'], AGGREGATORS, 'federated.aggregator.name')
+  maker = config_lib.choose_named(config, AGGREGATORS, 'federated.aggregator')
   if algorithm.aggregator is not None:
     config_lib.require(config['name'] == 'mean', 'federated.aggregator.name',
                        "'mean' (this algorithm aggregates a part of its message by a rule of its own)", config['name'])

@@ -91,7 +91,7 @@ def make_algorithm(config: Mapping, client_optimizer: Mapping, gradient):
   Raises:
     ConfigError: unknown name or key, or an algorithm that needs another client optimizer.
   """
-  maker = config_lib.choose(config['name'], ALGORITHMS, 'federated.algorithm.name')
+  maker = config_lib.choose_named(config, ALGORITHMS, 'federated.algorithm')
   needed = CLIENT_OPTIMIZERS.get(config['name'])
   if needed:
     config_lib.require(client_optimizer.get('name') == needed, 'federated.client_optimizer.name',

@@ -123,6 +123,7 @@ class FederatedConfig:
     for name in ('rounds', 'log_every', 'eval_every', 'save_every'):
       config_lib.require(getattr(self, name) % self.rounds_per_call == 0, f'federated.{name}',
                          f'a multiple of rounds_per_call={self.rounds_per_call}', getattr(self, name))
+    partition.check(self.partition, 'federated.partition')
     aggregators.make_aggregator(self.aggregator, self.make_algorithm(None))
 
   def make_algorithm(self, gradient):
@@ -147,7 +148,7 @@ def make_clients(task, settings, seed):
   columns = pipeline.columns(task.dataset('train'))
   labels = config_lib.choose(settings.partition_by, columns, 'federated.partition_by')
   return clients_lib.Clients.from_parts(
-      partition.make_partition(settings.partition, labels, settings.num_clients, seed))
+      partition.make_partition(settings.partition, labels, settings.num_clients, seed, users=labels))
 
 
 def simulate(task, config, *, workdir=None, state=None, hooks=(), devices=None):

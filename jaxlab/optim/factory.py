@@ -8,7 +8,7 @@ import jax
 import optax
 
 from jaxlab.config import ConfigError, call, check_keys, choose, require
-from jaxlab.optim.adasam import adasam
+from jaxlab.optim.adasam import adasam, scale_by_adasam
 from jaxlab.optim.fedlalr import fedlalr
 from jaxlab.optim.hyperparameters import RANGES, check_range, is_zero
 from jaxlab.optim.sam import sam
@@ -24,7 +24,7 @@ SCHEDULES = _public_functions(
 OPTIMIZERS = {
     **_public_functions(optax, lambda name, function: not name.startswith('scale_by_') and
                         'learning_rate' in inspect.signature(function).parameters),
-    'adasam': adasam, 'fedlalr': fedlalr, 'sam': sam}  # fmt: skip
+    'adasam': adasam, 'fedlalr': fedlalr, 'sam': sam, 'scale_by_adasam': scale_by_adasam}  # fmt: skip
 
 # The arguments of `sam`, with their defaults, that describe a perturbation.
 ASCENT = {name: inspect.signature(sam).parameters[name].default
@@ -143,10 +143,9 @@ def make_optimizer(config, where='optimizer'):
   ...                       'peak_value': 1e-3, 'warmup_steps': 100, 'decay_steps': 1000},
   ...     'groups': ({'match': '.*/kernel', 'weight_decay': 0.01}, {'match': '.*/bias'},
   ...                {'match': 'embedding/.*', 'frozen': True})})
-  >>> make_optimizer({'name': 'sgd', 'learning_rte': 1e-3})
+  >>> make_optimizer({'name': 'sgd', 'learning_rate': -0.1})
   Traceback (most recent call last):
-  jaxlab.config.ConfigError: optimizer: unknown key 'learning_rte'; did you mean 'learning_rate'? \
-  (known: accumulator_dtype, learning_rate, momentum, name, nesterov)
+  jaxlab.config.ConfigError: optimizer.learning_rate: expected a finite number >= 0, got -0.1
 
   Args:
     config: mapping with

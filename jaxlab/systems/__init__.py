@@ -6,7 +6,7 @@ from jaxlab import config as config_lib
 from jaxlab import tasks
 from jaxlab.federated.simulation import federated_config
 from jaxlab.train.phases import FIT_KEYS, fit_config
-from jaxlab.train.sweep import sweep_config
+from jaxlab.train.sweep import cells, sweep_config
 
 
 def names():
@@ -22,12 +22,14 @@ def load(name):
 
 
 def task_module(config):
-  """Imports the module that `config.task` names: a system's folder or a module of `jaxlab.tasks`."""
+  """Imports the module that `config.task` names: a module of `jaxlab.tasks`, or the folder of a system that trains."""
   shared = [module.name for module in pkgutil.iter_modules(tasks.__path__)]
   name = config['task']
   if name not in (*names(), *shared):
     raise config_lib.unknown('name', name, [*names(), *shared], 'config.task')
-  return importlib.import_module(f'jaxlab.tasks.{name}' if name in shared else f'jaxlab.systems.{name}')
+  module = importlib.import_module(f'jaxlab.tasks.{name}' if name in shared else f'jaxlab.systems.{name}')
+  config_lib.require(hasattr(module, 'make_task'), 'config.task', 'a task, or a system with a task of its own', name)
+  return module
 
 
 def check(config):
@@ -40,12 +42,16 @@ def check(config):
     raise config_lib.ConfigError('config.task: missing')
   module = task_module(config)
   config_lib.check_keys(config, ('task', 'federated', 'sweep', *FIT_KEYS, *module.CONFIG_KEYS))
+  module.check(config)
   if 'federated' in config:
     federated_config(config)
   if 'batch_size' in config:
     fit_config(config)
-  if 'sweep' in config:
-    sweep_config(config)
+  for cell in cells(config, sweep_config(config)) if 'sweep' in config else ():
+    try:
+      check(cell.config)
+    except config_lib.ConfigError as error:
+      raise config_lib.ConfigError(f'sweep.arms.{cell.arm}: {error}') from error
 
 
 def make_task(config):

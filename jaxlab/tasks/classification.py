@@ -77,11 +77,26 @@ def load_arrays(*, name: str, train: str, test: str, label_noise: float = 0.0, u
 
 def make_task(config):
   """Makes the Task from `config.model` ({name, ...module fields}) and `config.data` (arguments of `load_arrays`)."""
+  model = check(config)
   spec, splits = config_lib.call(load_arrays, config['data'], 'data', drop=())
-  model_config = config['model']
-  module = config_lib.choose(model_config['name'], MODELS, 'model.name')
-  model = config_lib.call(functools.partial(module, parent=None), model_config, 'model', num_classes=spec.num_classes)
   return from_model(model, spec, {name: pipeline.from_arrays(columns) for name, columns in splits.items()})
+
+
+def check(config):
+  """Checks `config.model` and `config.data` without loading data.
+
+  Returns:
+    The Flax module.
+
+  Raises:
+    ConfigError: a part is missing, an unknown name or key, a wrong type.
+  """
+  data = config_lib.section(config, 'data')
+  config_lib.check_arguments(load_arrays, data, 'data', drop=())
+  spec = config_lib.choose(data['name'], DATASETS, 'data.name')
+  model = config_lib.section(config, 'model')
+  module = config_lib.choose_named(model, MODELS, 'model')
+  return config_lib.call(functools.partial(module, parent=None), model, 'model', num_classes=spec.num_classes)
 
 
 def from_model(model, spec, datasets):

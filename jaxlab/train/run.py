@@ -50,8 +50,12 @@ class Run:
     for part in (self._progress, self._writer):
       if part is not None:
         part.close()
-    if kind is None:
-      self._checkpointer.close()
+    try:
+      self._checkpointer.close()  # also after an error: the checkpoint in flight is finished first
+    except OSError as failure:
+      if kind is None:
+        raise
+      _log.warning('%s', failure)
 
   def resume(self, template, iterator=None):
     """Restores the newest good checkpoint (see `Checkpointer.restore`) and opens the metric files where it ends."""

@@ -19,13 +19,11 @@ class Compiled(NamedTuple):
   Attributes:
     run: the executable, called with the arguments of the program.
     flops: floating-point operations of one step on one device; 0 if the backend does not say.
-    seconds: compile time.
-    text: function returning the compiled program as text.
+    seconds: time to compile it.
   """
   run: Callable
   flops: float
   seconds: float
-  text: Callable[[], str]
 
   def speed(self, steps_per_second, batch_size=0):
     """{'steps_per_s', 'examples_per_s', and 'mfu' (share of peak, 0..1) on known accelerators}."""
@@ -40,13 +38,19 @@ class Compiled(NamedTuple):
 
 
 def compile_program(program, arguments, steps=1, what='step'):
-  """Compiles a jitted or pmapped function for these arguments and logs compile seconds and FLOPs a step."""
+  """Compiles a pmapped function for these arguments and logs compile seconds and FLOPs a step.
+
+  With several processes the executable would want global arrays, which only the pmapped function itself makes of local
+  ones; then it is left to compile at its first call, and the FLOPs are those before XLA's optimisations.
+  """
   start = time.perf_counter()
-  executable = program.lower(*arguments).compile()
+  lowered = program.lower(*arguments)
+  alone = jax.process_count() == 1
+  compiled = lowered.compile() if alone else lowered
   seconds = time.perf_counter() - start
-  cost = executable.cost_analysis() or {}
-  cost = cost[0] if isinstance(cost, (list, tuple)) else cost
+  cost = compiled.cost_analysis() or {}
   # XLA counts the body of a scan once, so the figure is that of one step whatever `steps` is.
   flops = float(cost.get('flops', 0))
-  _log.info('compiled in %.1f s; %.4g MFLOP a %s a device, %d %s(s) a call', seconds, flops / 1e6, what, steps, what)
-  return Compiled(executable, flops, seconds, executable.as_text)
+  _log.info('%s in %.1f s; %.4g MFLOP a %s a device, %d %s(s) a call', 'compiled' if alone else 'lowered', seconds,
+            flops / 1e6, what, steps, what)
+  return Compiled(compiled if alone else program, flops, seconds)

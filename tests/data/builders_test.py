@@ -1,3 +1,4 @@
+import os
 import pathlib
 import signal
 import subprocess
@@ -88,6 +89,11 @@ class BuildersTest(parameterized.TestCase):
     with mock.patch.object(tfds.core.constants, 'DATA_DIR', str(self.data_dir)):
       builder = builders.load('toy', config='demo')
     self.assertEqual(pathlib.Path(builder.data_dir), self.data_dir / 'toy' / 'demo' / '1.0.0')
+
+  def test_folder_in_the_home_folder(self):
+    with mock.patch.dict(os.environ, HOME=str(self.data_dir)):
+      builder = builders.load('toy', data_dir='~/mine', config='demo')
+    self.assertEqual(builder.data_dir, str(self.data_dir / 'mine' / 'toy' / 'demo' / '1.0.0'))
 
   def test_configs_and_manual_files(self):
     demo = builders.load('toy', data_dir=self.data_dir, config='demo')

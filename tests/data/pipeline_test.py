@@ -68,6 +68,12 @@ class ArraysTest(absltest.TestCase):
     self.assertIsInstance(part, pipeline.ArraySource)
     self.assertEqual(part.arrays['id'].tolist(), [2, 5, 8])
 
+  def test_columns(self):
+    for kind in KINDS:
+      np.testing.assert_equal(pipeline.columns(make(kind, 5)), columns(5))
+    dataset = make('memory', 5)
+    self.assertIs(pipeline.columns(dataset)['x'], dataset.arrays['x'])
+
   def test_columns_of_different_lengths(self):
     with self.assertRaisesRegex(ValueError, "'a': 2, 'b': 3"):
       pipeline.from_arrays({'a': [1, 2], 'b': [1, 2, 3]})

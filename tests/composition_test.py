@@ -1,0 +1,68 @@
+"""Any task with any optimizer, algorithm and aggregator: two steps centrally and two federated rounds of each."""
+import itertools
+
+import jax
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from jaxlab import federated, parallel, systems, train
+from jaxlab.federated.algorithms import ALGORITHMS, CLIENT_OPTIMIZERS
+from jaxlab.federated.aggregators import AGGREGATORS
+
+DIGITS = {'name': 'digits', 'train': 'train[:64]', 'test': 'train[64:96]'}
+TASKS = {
+    'mlp': {'task': 'classification', 'data': DIGITS, 'model': {'name': 'mlp', 'features': (8,)}},
+    'cnn': {'task': 'classification', 'data': DIGITS,
+            'model': {'name': 'cnn', 'features': (2, 2), 'hidden': 4, 'dropout': (0.0, 0.0)}},
+}
+OPTIMIZERS = {'sgd': {'name': 'sgd', 'learning_rate': 0.1},
+              'adasam': {'name': 'adasam', 'learning_rate': 0.01, 'rho': 0.05}}
+ALGORITHM_ARGUMENTS = {'fedadam': {'server_learning_rate': 0.03}, 'fedlada': {'learning_rate': 0.01}}
+OWN_OPTIMIZERS = {'fedlalr': {'name': 'fedlalr', 'learning_rate': 0.01}, 'scale_by_adasam': {'name': 'scale_by_adasam'}}
+
+
+def changed(before, after):
+  """True if every leaf is finite and some leaf moved."""
+  pairs = list(zip(jax.tree.leaves(before), jax.tree.leaves(after)))
+  return all(np.isfinite(b).all() for _, b in pairs) and any((a != b).any() for a, b in pairs)
+
+
+def federated_optimizers(algorithm):
+  needed = CLIENT_OPTIMIZERS.get(algorithm)
+  return {needed: OWN_OPTIMIZERS[needed]} if needed else OPTIMIZERS
+
+
+FEDERATED = [(task, algorithm, optimizer, aggregator)
+             for task, algorithm, aggregator in itertools.product(TASKS, ALGORITHMS, AGGREGATORS)
+             for optimizer in federated_optimizers(algorithm)]
+
+
+class CompositionTest(parameterized.TestCase):
+
+  @parameterized.product(task=list(TASKS), optimizer=list(OPTIMIZERS), accumulate=[1, 2])
+  def test_centrally(self, task, optimizer, accumulate):
+    config = {**TASKS[task], 'seed': 0, 'batch_size': 8, 'steps': 2, 'accumulate': accumulate,
+              'optimizer': OPTIMIZERS[optimizer]}
+    made = systems.make_task(config)
+    start = made.init(jax.random.split(jax.random.key(0))[0])['params']
+    state = train.fit(made, config, devices=jax.devices()[:2])
+    parallel.assert_replicated(state)
+    self.assertTrue(changed(start, parallel.to_host(state.params)))
+
+  @parameterized.parameters(*FEDERATED)
+  def test_federated(self, task, algorithm, optimizer, aggregator):
+    accumulate = 1 + len(algorithm + optimizer + task) % 2  # both values, without doubling the table
+    config = {**TASKS[task], 'seed': 0, 'federated': {
+        'num_clients': 4, 'cohort_size': 3, 'rounds': 2, 'batch_size': 8, 'accumulate': accumulate,
+        'partition': {'name': 'iid'}, 'aggregator': {'name': aggregator},
+        'algorithm': {'name': algorithm, **ALGORITHM_ARGUMENTS.get(algorithm, {})},
+        'client_optimizer': federated_optimizers(algorithm)[optimizer]}}
+    made = systems.make_task(config)
+    start = made.init(jax.random.split(jax.random.key(0))[0])['params']
+    state = federated.simulate(made, config, devices=jax.devices()[:2])
+    parallel.assert_replicated(state)
+    self.assertTrue(changed(start, parallel.to_host(state.params)))
+
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,0 +1,97 @@
+"""Ragged clients on the host: who takes part, in which order, in which shapes."""
+import numpy as np
+from absl.testing import absltest, parameterized
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxlab.federated import clients as clients_lib
+from jaxlab.federated.clients import Clients, LocalWork
+
+
+def ragged(sizes):
+  return Clients.from_parts(np.split(np.random.default_rng(0).permutation(sum(sizes)), np.cumsum(sizes)[:-1]))
+
+
+class ClientsTest(parameterized.TestCase):
+
+  def test_csr_layout(self):
+    clients = Clients.from_parts([np.array([4, 2]), np.array([], np.int64), np.array([0])])
+    self.assertEqual(clients.num_clients, 3)
+    np.testing.assert_array_equal(clients.sizes, [2, 0, 1])
+    np.testing.assert_array_equal(clients.of(0), [4, 2])
+    self.assertEmpty(clients.of(1))
+
+  def test_sampling_is_without_replacement_and_replays(self):
+    drawn = [clients_lib.sample_uniform(50, 10, seed=3, round_number=r) for r in range(2000)]
+    self.assertTrue(all(len(set(ids)) == 10 for ids in drawn))
+    np.testing.assert_array_equal(drawn[1234], clients_lib.sample_uniform(50, 10, 3, 1234))
+    counts = np.bincount(np.concatenate(drawn), minlength=50)
+    expected, deviation = 2000 * .2, np.sqrt(2000 * .2 * .8)
+    self.assertLess(np.abs(counts - expected).max(), 4 * deviation)
+
+  @parameterized.parameters(1, 2, 3)
+  def test_each_epoch_visits_every_row_once(self, epochs):
+    rows = np.arange(100, 111)
+    batches = clients_lib.local_batches(rows, LocalWork(4, epochs), seed=0, round_number=2, client=7)
+    self.assertEqual(batches.shape, (3 * epochs, 4))
+    for one in np.split(batches, epochs):
+      np.testing.assert_array_equal(np.sort(one[one >= 0]), rows)
+      self.assertEqual((one < 0).sum(), 1)
+      self.assertEqual(one[-1, -1], -1)
+    if epochs > 1:
+      self.assertFalse(np.array_equal(*np.split(batches, epochs)[:2]))
+
+  def test_fixed_steps_cycle(self):
+    batches = clients_lib.local_batches(np.arange(5), LocalWork(4, steps=5), 0, 0, 0)
+    self.assertEqual(batches.shape, (5, 4))
+    self.assertEqual((batches >= 0).sum(), 5 + 5 + 4)
+
+  def test_a_client_without_rows_takes_no_step(self):
+    self.assertEqual(clients_lib.local_batches(np.array([], np.int64), LocalWork(4), 0, 0, 0).shape, (0, 4))
+    np.testing.assert_array_equal(clients_lib.num_steps([0, 1, 4, 5], LocalWork(4)), [0, 1, 1, 2])
+    np.testing.assert_array_equal(clients_lib.num_steps([0, 1], LocalWork(4, steps=7)), [0, 7])
+
+  def test_the_order_depends_on_seed_round_and_client(self):
+    base = clients_lib.local_batches(np.arange(40), LocalWork(40), 0, 0, 0)
+    for other in ((1, 0, 0), (0, 1, 0), (0, 0, 1)):
+      self.assertFalse(np.array_equal(base, clients_lib.local_batches(np.arange(40), LocalWork(40), *other)))
+    np.testing.assert_array_equal(base, clients_lib.local_batches(np.arange(40), LocalWork(40), 0, 0, 0))
+
+  def test_padded_steps_are_few_and_tight(self):
+    values = [clients_lib.padded_steps(s) for s in range(1, 400)]
+    self.assertTrue(all(s <= v <= max(s + 1, s * 1.5) for s, v in zip(range(1, 400), values)))
+    self.assertLessEqual(len(set(values)), 18)
+
+  @settings(max_examples=30, deadline=None)
+  @given(sizes=st.lists(st.integers(0, 30), min_size=1, max_size=12), devices=st.integers(1, 4), chunk=st.integers(1, 3),
+         weighting=st.sampled_from(['examples', 'uniform']))
+  def test_cohort_holds_every_client_once_however_it_is_cut(self, sizes, devices, chunk, weighting):
+    clients = ragged([*sizes, 1])
+    ids = np.arange(len(sizes))
+    whole = clients_lib.make_cohort(clients, ids, LocalWork(4), 1, 2, weighting=weighting, num_devices=devices, chunk=chunk)
+    self.assertEqual(whole.ids.shape[0], devices)
+    self.assertEqual(whole.ids.shape[1] % chunk, 0)
+    self.assertCountEqual(whole.ids[whole.ids >= 0], ids)
+    for device, slot in zip(*np.nonzero(whole.ids >= 0)):
+      client = whole.ids[device, slot]
+      rows = whole.index[device, slot]
+      np.testing.assert_array_equal(np.sort(rows[rows >= 0]), np.sort(clients.of(client)))
+      size = clients.sizes[client]
+      self.assertEqual(whole.weights[device, slot], size if weighting == 'examples' else float(size > 0))
+    padding = whole.ids < 0
+    self.assertTrue((whole.weights[padding] == 0).all() and (whole.index[padding] == -1).all())
+    # Each process builds the same arrays for its own devices alone.
+    for device in range(devices):
+      part = clients_lib.make_cohort(clients, ids, LocalWork(4), 1, 2, weighting=weighting, num_devices=devices,
+                                     devices=[device], chunk=chunk)
+      for ours, theirs in zip(part, whole):
+        np.testing.assert_array_equal(ours[0], theirs[device])
+
+  def test_padding_waste(self):
+    index = np.full((1, 2, 4, 3), -1)
+    index[0, 0, :2] = 1
+    self.assertEqual(clients_lib.padding_waste(index), 0.75)
+
+
+if __name__ == '__main__':
+  absltest.main()

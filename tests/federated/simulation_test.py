@@ -1,0 +1,159 @@
+"""`simulate`: learning, invariances, accounting, resumption, refused rounds, impossible settings."""
+import dataclasses
+import json
+import logging
+import pathlib
+import tempfile
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from jaxlab import federated, parallel, train
+from jaxlab.config import ConfigError
+from tests import toy
+
+FEDLALR = {'algorithm': {'name': 'fedlalr'}, 'client_optimizer': {'name': 'fedlalr', 'learning_rate': 0.01}}
+FEDAVG = {'algorithm': {'name': 'fedavg'}, 'client_optimizer': {'name': 'sgd', 'learning_rate': 0.1}}
+BASE = {'num_clients': 6, 'cohort_size': 4, 'rounds': 6, 'batch_size': 4, 'eval_every': 2, 'log_every': 2,
+        'partition': {'name': 'dirichlet_by_class', 'alpha': 0.5, 'min_size': 1}}
+
+
+def config(**changes):
+  return {'seed': 1, 'federated': {**BASE, **FEDLALR, **changes}}
+
+
+def devices(count):
+  return jax.devices()[:count]
+
+
+def rows_of(folder):
+  return [json.loads(line) for line in (pathlib.Path(folder) / 'metrics.jsonl').read_text().splitlines()]
+
+
+class SimulateTest(parameterized.TestCase):
+
+  def test_learns_and_counts_bytes(self):
+    with tempfile.TemporaryDirectory() as folder:
+      state = federated.simulate(toy.softmax_task(rows=60), config(rounds=40, eval_splits=('train',)),
+                                 workdir=folder, devices=devices(2))
+      rows = rows_of(folder)
+      self.assertLess(rows[-1]['loss'], 0.7 * rows[0]['loss'])
+      self.assertGreater(rows[-1]['train/accuracy'], 0.8)
+      self.assertEqual(int(state.contacts), 40 * 4)
+      model = (4 * 3 + 3) * 4
+      self.assertAlmostEqual(rows[-1]['mb_down'], 160 * 3 * model / 1e6)
+      self.assertAlmostEqual(rows[-1]['mb_up'], 160 * (3 * model + 8) / 1e6)
+      self.assertTrue((pathlib.Path(folder) / 'figures' / 'curves.png').exists())
+
+  @parameterized.product(setting=[FEDLALR, FEDAVG], count=[2, 4], chunk=[1, 2])
+  def test_devices_and_chunks_change_nothing(self, setting, count, chunk):
+    task = toy.softmax_task(rows=60)
+    one = federated.simulate(task, config(**setting, clients_per_vmap=1), devices=devices(1))
+    many = federated.simulate(task, config(**setting, clients_per_vmap=chunk), devices=devices(count))
+    parallel.assert_replicated(many)
+    chex.assert_trees_all_close(parallel.to_host(one.server), parallel.to_host(many.server), atol=1e-5, rtol=1e-5)
+
+  def test_rounds_per_call_changes_nothing(self):
+    task = toy.softmax_task(rows=60, noise=0.1)
+    one = federated.simulate(task, config(), devices=devices(1))
+    two = federated.simulate(task, config(rounds_per_call=2), devices=devices(1))
+    chex.assert_trees_all_close(parallel.to_host(one), parallel.to_host(two), atol=1e-6)
+
+  def test_resumes_bit_for_bit(self):
+    task = toy.softmax_task(rows=60, noise=0.1)
+    whole = federated.simulate(task, config(save_every=2))
+
+    class Interrupt(Exception):
+      """Ends the run in the middle."""
+
+    def stop(state, now):
+      if now == 5:
+        raise Interrupt
+      return state
+
+    quiet = train.Hook('stop', lambda params: {}, lambda state, _: state)
+    with tempfile.TemporaryDirectory() as folder:
+      with self.assertRaises(Interrupt):
+        federated.simulate(task, config(save_every=2), workdir=folder, hooks=[quiet._replace(apply=stop)])
+      with self.assertLogs('jaxlab', logging.INFO) as logs:
+        again = federated.simulate(task, config(save_every=2), workdir=folder, hooks=[quiet])
+      self.assertIn('resumed from round 4', '\n'.join(logs.output))
+      self.assertEqual([row['step'] for row in rows_of(folder)], [2, 4, 6])
+    toy.assert_trees_equal(whole._replace(hooks={}), again._replace(hooks={}))
+
+  def test_hooks_move_the_global_model(self):
+    hook = train.Hook('zero', lambda params: {}, lambda state, _: state.with_params(
+        jax.tree.map(jnp.zeros_like, state.params)), every=6)
+    state = federated.simulate(toy.softmax_task(rows=60), config(), hooks=[hook])
+    self.assertTrue(all((leaf == 0).all() for leaf in jax.tree.leaves(state.params)))
+
+  def test_natural_clients(self):
+    state = federated.simulate(toy.softmax_task(rows=60), config(
+        partition={'name': 'by_user'}, partition_by='label', num_clients=3, cohort_size=3))
+    self.assertEqual(int(state.contacts), 18)
+
+  def test_refused_rounds_end_the_run(self):
+    task = toy.softmax_task(rows=60)
+
+    def loss(variables, batch, key):
+      out = task.loss(variables, batch, key)
+      return out._replace(values=out.values * jnp.nan)
+
+    broken = dataclasses.replace(task, loss=loss)
+    with self.assertRaisesRegex(FloatingPointError, 'round 3: the last 3 updates in a row were not finite'):
+      federated.simulate(broken, config(max_bad_rounds=3))
+
+  def test_constants_are_neither_trained_nor_checkpointed(self):
+    task = toy.softmax_task(rows=60)
+    teacher = np.full((4, 3), 0.5, np.float32)
+
+    def init(key):
+      return {**task.init(key), 'constants': {'teacher': jnp.asarray(teacher)}}
+
+    def loss(variables, batch, key):
+      params = jax.tree.map(lambda x: x, variables['params'])
+      params['w'] = params['w'] + variables['constants']['teacher']
+      return task.loss({'params': params}, batch, key)
+
+    distilled = dataclasses.replace(task, init=init, loss=loss)
+    with tempfile.TemporaryDirectory() as folder:
+      state = federated.simulate(distilled, config(save_every=3), workdir=folder)
+      saved = train.checkpoints.read_leaves(folder)
+      self.assertFalse(any('teacher' in path for path in saved))
+      toy.assert_trees_equal(state.params, train.checkpoints.load_collection(folder, state.params))
+      other = dataclasses.replace(distilled, init=lambda key: {**task.init(key), 'constants': {'teacher': jnp.ones((4, 3))}})
+      with self.assertRaisesRegex(ConfigError, 'constants: expected those of the checkpoint'):
+        federated.simulate(other, config(save_every=3), workdir=folder)
+
+  @parameterized.parameters(
+      ({'cohort_size': 7}, 'federated.cohort_size: expected at most num_clients=6, got 7'),
+      ({'rounds': 0}, 'federated.rounds: expected at least 1, got 0'),
+      ({'num_client': 3}, "federated: unknown key 'num_client'; did you mean 'num_clients'"),
+      ({'algorithm': {'name': 'fedavgg'}}, "federated.algorithm.name: unknown name 'fedavgg'; did you mean 'fedavg'"),
+      ({'algorithm': {'name': 'fedlalr', 'vhat_ag': 'max'}}, "federated.algorithm: unknown key 'vhat_ag'; did you mean 'vhat_agg'"),
+      ({'algorithm': {'name': 'fedlalr', 'vhat_agg': 'median'}}, 'federated.algorithm.vhat_agg: expected'),
+      ({'client_optimizer': {'name': 'sgd', 'learning_rate': 0.1}}, "federated.client_optimizer.name: expected 'fedlalr' under"),
+      ({'client_optimizer': {'name': 'fedlalr', 'learning_rate': -0.1}}, 'federated.client_optimizer.learning_rate: expected a finite'),
+      ({'aggregator': {'name': 'meen'}}, "federated.aggregator.name: unknown name 'meen'; did you mean 'mean'"),
+      ({'partition': {'name': 'dirichlet_by_class', 'alhpa': 1.0}}, "partition: unknown key 'alhpa'; did you mean 'alpha'"),
+      ({'partition_by': 'labels'}, "federated.partition_by: unknown name 'labels'; did you mean 'label'"),
+      ({'batch_size': 5, 'accumulate': 2}, 'federated.batch_size: expected a multiple of accumulate=2, got 5'),
+      ({'rounds_per_call': 4}, 'federated.rounds: expected a multiple of rounds_per_call=4, got 6'),
+      ({'partition': {'name': 'iid'}, 'num_clients': 100}, 'partition'),
+  )
+  def test_impossible_settings(self, change, message):
+    with self.assertRaisesRegex(ConfigError, message):
+      federated.simulate(toy.softmax_task(rows=60), config(**change))
+
+  def test_running_collections_are_refused(self):
+    task = toy.softmax_task()
+    running = dataclasses.replace(task, init=lambda key: {**task.init(key), 'batch_stats': jnp.zeros(3)})
+    with self.assertRaisesRegex(ConfigError, r"federated: expected a task without running collections, got \['batch_stats'\]"):
+      federated.simulate(running, config())
+
+
+if __name__ == '__main__':
+  absltest.main()
