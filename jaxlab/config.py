@@ -17,10 +17,16 @@ class ConfigError(ValueError):
 
 def unknown(kind, name, allowed, where=''):
   """Returns the ConfigError for a name that is not one of `allowed`, with the nearest allowed name."""
-  close = difflib.get_close_matches(str(name), [str(a) for a in allowed], n=1, cutoff=0.4)
-  hint = f'; did you mean {close[0]!r}?' if close else ''
+  close = _nearest(str(name), sorted(map(str, allowed)))
+  hint = f'; did you mean {" or ".join(map(repr, close))}?' if close else ''
   prefix = f'{where}: ' if where else ''
   return ConfigError(f'{prefix}unknown {kind} {name!r}{hint} (known: {", ".join(sorted(map(str, allowed)))})')
+
+
+def _nearest(name, allowed):
+  """Those of `allowed` that are most like `name`: several where they are equally like it."""
+  likeness = [difflib.SequenceMatcher(None, option, name).ratio() for option in allowed]
+  return [option for option, ratio in zip(allowed, likeness) if ratio == max(likeness) >= 0.4]
 
 
 def check_keys(config, allowed, where='config'):

@@ -4,6 +4,7 @@ Programs are `jax.pmap`ped over one axis (`BATCH` in centralised training, `CLIE
 un-replicated: `in_axes=None` in, `out_axes=None` out. `out_axes=None` takes device 0's value and does not check that the
 devices agree, so tests call `assert_replicated` on every state that comes back.
 """
+import functools
 import logging
 import os
 
@@ -115,24 +116,34 @@ def shard(tree, axis=BATCH, devices=None):
   return jax.device_put(tree, NamedSharding(_local_mesh(axis, devices), PartitionSpec(axis)))
 
 
-def map_runs(function, shared, *arguments):
+def map_runs(function, shared, *arguments, block=None):
   """Independent runs as one program: devices side by side, runs of a device one after the other.
 
   Args:
-    function: pure function (shared, *one run's arguments) -> pytree of arrays.
+    function: pure function (shared, *one run's arguments) -> pytree of arrays. Compiled once for a function object and
+      shapes.
     shared: pytree that all runs see.
     *arguments: pytrees with a leading axis [R]; any R.
+    block: runs a call of the program, so that different R share one compilation; all at once by default.
 
   Returns:
     The stacked results [R, ...] as NumPy arrays.
   """
   count = jax.local_device_count()
   runs = len(jax.tree.leaves(arguments)[0])
-  rows = np.arange(-(-runs // count) * count) % runs
-  cut = jax.tree.map(lambda x: x[rows].reshape((count, -1) + x.shape[1:]), arguments)
+  size = -(-(block or runs) // count) * count
+  program, results = _map_program(function), []
+  for start in range(0, runs, size):
+    rows = np.arange(start, start + size) % runs
+    cut = jax.tree.map(lambda x: x[rows].reshape((count, -1) + x.shape[1:]), arguments)
+    results.append(jax.tree.map(lambda x: np.asarray(x).reshape((-1,) + x.shape[2:]), program(shared, cut)))
+  return jax.tree.map(lambda *blocks: np.concatenate(blocks)[:runs], *results)
+
+
+@functools.lru_cache
+def _map_program(function):
   one_device = lambda shared, inputs: jax.lax.map(lambda one: function(shared, *one), inputs)
-  results = jax.pmap(one_device, in_axes=(None, 0))(shared, cut)
-  return jax.tree.map(lambda x: np.asarray(x).reshape((-1,) + x.shape[2:])[:runs], results)
+  return jax.pmap(one_device, in_axes=(None, 0))
 
 
 def to_host(tree):

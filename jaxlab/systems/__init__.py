@@ -22,13 +22,15 @@ def load(name):
 
 
 def task_module(config):
-  """Imports the module that `config.task` names: a module of `jaxlab.tasks`, or the folder of a system that trains."""
+  """Imports what `config.task` names: a module of `jaxlab.tasks`, or a system that trains."""
   shared = [module.name for module in pkgutil.iter_modules(tasks.__path__)]
   name = config['task']
   if name not in (*names(), *shared):
     raise config_lib.unknown('name', name, [*names(), *shared], 'config.task')
-  module = importlib.import_module(f'jaxlab.tasks.{name}' if name in shared else f'jaxlab.systems.{name}')
-  config_lib.require(hasattr(module, 'make_task'), 'config.task', 'a task, or a system with a task of its own', name)
+  room = 'tasks' if name in shared else 'systems'
+  module = importlib.import_module(f'jaxlab.{room}.{name}')
+  config_lib.require(hasattr(module, 'make_task'), 'config.task',
+                     'a task, or a system with a task of its own', name)
   return module
 
 

@@ -96,7 +96,8 @@ def check(config):
   spec = config_lib.choose(data['name'], DATASETS, 'data.name')
   model = config_lib.section(config, 'model')
   module = config_lib.choose_named(model, MODELS, 'model')
-  return config_lib.call(functools.partial(module, parent=None), model, 'model', num_classes=spec.num_classes)
+  return config_lib.call(functools.partial(module, parent=None), model, 'model',
+                         num_classes=spec.num_classes)
 
 
 def from_model(model, spec, datasets):

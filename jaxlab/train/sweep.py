@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import itertools
 import json
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ import numpy as np
 
 from jaxlab import config as config_lib
 from jaxlab.train import figures
-from jaxlab.train.workdir import check_writable, write_atomically
+from jaxlab.train.workdir import open_workdir, write_atomically
 from jaxlab.train.writers import read_metrics
 
 
@@ -110,10 +109,12 @@ def run_sweep(config, run_one, workdir):
 
   Returns:
     List of results, one a cell: {'arm', 'setting', 'runs': [summary of each seed]}.
+
+  Raises:
+    ConfigError: the sweep is impossible, or the folder holds another one.
   """
   settings = sweep_config(config)
-  check_writable(workdir)
-  workdir = pathlib.Path(workdir)
+  workdir = open_workdir(workdir, config)  # finished runs of another sweep must not be taken for ours
   results = []
   for number, cell in enumerate(cells(config, settings)):
     runs = []
