@@ -1,4 +1,4 @@
-"""What the launch scripts share: flags, config files with overrides, one clear line and exit status 2 for bad input."""
+"""What the launch scripts share: flags, configs with overrides, one clear line for bad input."""
 import contextlib
 import json
 import logging
@@ -13,28 +13,34 @@ from ml_collections import config_flags
 
 from jaxlab import config as config_lib
 
-_COORDINATOR = flags.DEFINE_string('coordinator', None, 'host:port of process 0 of a job with several processes.')
+_COORDINATOR = flags.DEFINE_string('coordinator', None,
+                                   'host:port of process 0 of a job with several processes.')
 _NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'Number of processes of the job.')
-_PROCESS_ID = flags.DEFINE_integer('process_id', None, 'This process, 0 <= process_id < num_processes.')
-_CPU_DEVICES = flags.DEFINE_integer('cpu_devices', None, 'Devices to split this host\'s CPU into (default 1).')
-_DATA_DIR = flags.DEFINE_string('data_dir', None, 'Folder of the prepared data sets (default: ~/tensorflow_datasets).')
+_PROCESS_ID = flags.DEFINE_integer('process_id', None,
+                                   'This process, 0 <= process_id < num_processes.')
+_CPU_DEVICES = flags.DEFINE_integer('cpu_devices', None,
+                                    'Devices to split this host\'s CPU into (default 1).')
+_DATA_DIR = flags.DEFINE_string(
+    'data_dir', None, 'Folder of the prepared data sets (default: ~/tensorflow_datasets).')
 
 
 def define_config():
-  """Defines --config=FILE[:VARIANT] and its --config.KEY=VALUE overrides; returns the flag holder."""
+  """Defines --config=FILE[:VARIANT] with --config.KEY=VALUE overrides; returns the holder."""
   return config_flags.DEFINE_config_file(
-      'config', None, 'Experiment: configs/SYSTEM/DATASET.py[:VARIANT]. Override any number of it with '
+      'config', None,
+      'Experiment: configs/SYSTEM/DATASET.py[:VARIANT]. Override any number of it with '
       '--config.KEY=VALUE, for example --config.optimizer.learning_rate=1e-3.')
 
 
 def define_workdir():
   """Defines --workdir; returns the flag holder."""
-  return flags.DEFINE_string('workdir', None, 'Folder of the run: config.json, metrics.jsonl, TensorBoard events, '
-                             'checkpoints/, figures/. The same command goes on where it was stopped.')
+  return flags.DEFINE_string(
+      'workdir', None, 'Folder of the run: config.json, metrics.jsonl, TensorBoard events, '
+      'checkpoints/, figures/. The same command goes on where it was stopped.')
 
 
 def experiment(holder):
-  """The experiment of a --config flag as nested plain dicts; raises ConfigError if the flag is missing."""
+  """The experiment of a --config flag as plain dicts; ConfigError if the flag is missing."""
   return require_flag(holder).to_dict()
 
 
@@ -54,15 +60,16 @@ def run(main, description, all_cores=lambda: False):
   Args:
     main: function without arguments.
     description: what --help says first.
-    all_cores: called after the flags are parsed; whether the CPU, where it is the only device, becomes one device a
-      core unless --cpu_devices says otherwise.
+    all_cores: called after the flags are parsed; whether the CPU, where it is the only device,
+      becomes one device a core unless --cpu_devices says otherwise.
   """
   sys.modules['__main__'].__doc__ = description
 
   def start(argv):
     with one_line_errors():
       if len(argv) > 1:
-        raise config_lib.ConfigError(f'unexpected argument {argv[1]!r}; flags are written --name=value')
+        raise config_lib.ConfigError(
+            f'unexpected argument {argv[1]!r}; flags are written --name=value')
       from jaxlab import parallel  # pylint: disable=g-import-not-at-top
       log_to_stderr()
       if _DATA_DIR.value:
@@ -98,7 +105,8 @@ def one_line_errors():
 def _parse(argv):
   try:
     return flags.FLAGS(argv)
-  except (flags.Error, AttributeError, KeyError, FileNotFoundError, SyntaxError, TypeError, ValueError) as error:
+  except (flags.Error, AttributeError, KeyError, FileNotFoundError, SyntaxError, TypeError,
+          ValueError) as error:
     sys.stderr.write(f'error: {_first_line(error)}\n')
     sys.exit(2)
 

@@ -1,8 +1,9 @@
-"""Checks of experiment configs: unknown keys, wrong types and impossible values end in one clear line.
+"""Checks of experiment configs: wrong keys, types and values end in one clear line.
 
-A config is a plain nested mapping (an `ml_collections.ConfigDict` or a dict). Each part is checked by whoever consumes
-it: `call` hands a sub-mapping to a function as keyword arguments and uses the function's signature as the schema.
-This module imports nothing but the standard library, so that every brick may use it.
+A config is a plain nested mapping (an `ml_collections.ConfigDict` or a dict). Each part is checked
+by whoever consumes it: `call` hands a sub-mapping to a function as keyword arguments and uses the
+function's signature as the schema. This module imports nothing but the standard library, so that
+every brick may use it.
 """
 import collections.abc
 import difflib
@@ -16,11 +17,12 @@ class ConfigError(ValueError):
 
 
 def unknown(kind, name, allowed, where=''):
-  """Returns the ConfigError for a name that is not one of `allowed`, with the nearest allowed name."""
+  """The ConfigError for a name that is not one of `allowed`, with the nearest allowed name."""
   close = _nearest(str(name), sorted(map(str, allowed)))
   hint = f'; did you mean {" or ".join(map(repr, close))}?' if close else ''
   prefix = f'{where}: ' if where else ''
-  return ConfigError(f'{prefix}unknown {kind} {name!r}{hint} (known: {", ".join(sorted(map(str, allowed)))})')
+  return ConfigError(
+      f'{prefix}unknown {kind} {name!r}{hint} (known: {", ".join(sorted(map(str, allowed)))})')
 
 
 def _nearest(name, allowed):
@@ -82,20 +84,23 @@ def _matches(value, annotation):
   if kind in (tuple, list, collections.abc.Sequence):
     elements = [a for a in typing.get_args(annotation) if a is not Ellipsis]
     is_sequence = isinstance(value, (tuple, list))
-    return is_sequence and (not elements or all(any(_matches(v, a) for a in elements) for v in value))
+    return is_sequence and (not elements or
+                            all(any(_matches(v, a) for a in elements) for v in value))
   if kind in (dict, collections.abc.Mapping):
     return isinstance(value, collections.abc.Mapping) or hasattr(value, 'items')
   return isinstance(value, kind) if isinstance(kind, type) else True
 
 
 def _spell(annotation):
-  return getattr(annotation, '__name__', None) if isinstance(annotation, type) else str(annotation).replace('typing.', '')
+  is_class = isinstance(annotation, type)
+  return annotation.__name__ if is_class else str(annotation).replace('typing.', '')
 
 
 def check_type(value, annotation, key):
-  """Raises ConfigError if `value` does not fit the type annotation (int fits float; bool fits neither)."""
+  """Raises ConfigError if `value` does not fit the annotation (int fits float, bool neither)."""
   if not _matches(value, annotation):
-    raise ConfigError(f'{key}: expected {_spell(annotation)}, got {value!r} ({type(value).__name__})')
+    raise ConfigError(
+        f'{key}: expected {_spell(annotation)}, got {value!r} ({type(value).__name__})')
 
 
 def check_arguments(function, config, where, *, drop=('name',), injected=()):
@@ -118,7 +123,7 @@ def check_arguments(function, config, where, *, drop=('name',), injected=()):
 
 
 def call(function, config, where, *, drop=('name',), **injected):
-  """Calls `function(**injected, **config)` after checking `config` against the function's signature.
+  """Calls `function(**injected, **config)` after checking `config` against its signature.
 
   Args:
     function: a callable whose keyword parameters are the schema (names, annotations, defaults).
@@ -127,7 +132,8 @@ def call(function, config, where, *, drop=('name',), **injected):
     **injected: arguments that come from code and may not be set by the config.
 
   Raises:
-    ConfigError: unknown, missing or ill-typed key, or a ValueError of the function itself, prefixed by `where`.
+    ConfigError: unknown, missing or ill-typed key, or a ValueError of the function itself, prefixed
+      by `where`.
   """
   arguments = check_arguments(function, config, where, drop=drop, injected=injected)
   try:

@@ -1,12 +1,15 @@
-"""The device axis: collectives that are no-ops off the axis, placement, gathering to the host, multi-host start-up.
+"""The device axis: collectives that are no-ops off the axis, placement, gathering to the host,
+multi-host start-up.
 
-Programs are `jax.pmap`ped over one axis (`BATCH` in centralised training, `CLIENTS` in federated rounds) with the state
-un-replicated: `in_axes=None` in, `out_axes=None` out. `out_axes=None` takes device 0's value and does not check that the
-devices agree, so tests call `assert_replicated` on every state that comes back.
+Programs are `jax.pmap`ped over one axis (`BATCH` in centralised training, `CLIENTS` in federated
+rounds) with the state un-replicated: `in_axes=None` in, `out_axes=None` out. `out_axes=None` takes
+device 0's value and does not check that the devices agree, so tests call `assert_replicated` on
+every state that comes back.
 """
 import functools
 import logging
 import os
+import zlib
 
 import jax
 import numpy as np
@@ -41,7 +44,7 @@ def pmax(tree, axis=BATCH):
 
 
 def all_gather(x, axis=BATCH):
-  """Concatenates [B, ...] of all devices to [D * B, ...] in device order; the identity off the axis."""
+  """Concatenates [B, ...] of all devices to [D * B, ...]; the identity off the axis."""
   return jax.lax.all_gather(x, axis, tiled=True) if on_axis(axis) else x
 
 
@@ -51,9 +54,11 @@ def axis_index(axis=BATCH):
 
 
 def initialize(coordinator_address=None, num_processes=None, process_id=None, cpu_devices=None):
-  """Starts the multi-host runtime when the arguments, Slurm or a TPU pod say that there are several processes.
+  """Starts the multi-host runtime when the arguments, Slurm or a TPU pod say that there are several
+  processes.
 
-  Call it before anything touches a device. With no arguments on a single host it only sets the number of CPU devices.
+  Call it before anything touches a device. With no arguments on a single host it only sets the
+  number of CPU devices.
 
   Args:
     coordinator_address: 'host:port' of process 0.
@@ -62,7 +67,8 @@ def initialize(coordinator_address=None, num_processes=None, process_id=None, cp
     cpu_devices: number of devices to split the host CPU into; only the CPU backend looks at it.
 
   Raises:
-    ConfigError: some of the three process arguments are given and others are missing or out of range.
+    ConfigError: some of the three process arguments are given and others are missing or out of
+      range.
   """
   if cpu_devices is not None:
     jax.config.update('jax_num_cpu_devices', cpu_devices)
@@ -74,7 +80,8 @@ def initialize(coordinator_address=None, num_processes=None, process_id=None, cp
       raise ConfigError(f'--process_id: expected 0 <= id < {num_processes}, got {process_id}')
     jax.config.update('jax_cpu_collectives_implementation', 'gloo')
     jax.distributed.initialize(coordinator_address, num_processes, process_id)
-  elif ',' in os.environ.get('TPU_WORKER_HOSTNAMES', '') or int(os.environ.get('SLURM_NTASKS', 1)) > 1:
+  elif (',' in os.environ.get('TPU_WORKER_HOSTNAMES', '') or
+        int(os.environ.get('SLURM_NTASKS', '1')) > 1):
     jax.distributed.initialize()
   if jax.process_count() > 1:
     _log.info('process %d of %d, %d local devices', jax.process_index(), jax.process_count(),
@@ -92,12 +99,21 @@ def _local_mesh(axis, devices):
 
 
 def place(tree, axis=BATCH, devices=None):
-  """Copies a host pytree to every local device, so that a pmap with `in_axes=None` moves nothing and may donate it.
+  """Copies a host pytree to every local device, so that a pmap with `in_axes=None` moves nothing
+  and may donate it.
 
-  Every leaf gets a buffer of its own: two leaves that share one (optax's zeros) cannot both be donated.
+  Every leaf gets a buffer of its own: two leaves that share one (optax's zeros) cannot both be
+  donated.
   """
   sharding = NamedSharding(_local_mesh(axis, devices), PartitionSpec())
-  return jax.tree.map(lambda x: jax.device_put(x, sharding, may_alias=False), tree)
+
+  def leaf(x):
+    if isinstance(x, jax.Array) and not x.sharding.is_equivalent_to(sharding, x.ndim):
+      # Whatever `may_alias` says, the device that holds x would give x's own buffer to the result.
+      x = jax.device_put(x, x.sharding, may_alias=False)
+    return jax.device_put(x, sharding, may_alias=False)
+
+  return jax.tree.map(leaf, tree)
 
 
 def local_devices(devices=None):
@@ -106,7 +122,7 @@ def local_devices(devices=None):
 
 
 def split(batch, devices=None):
-  """Cuts the leaves [B, ...] of this process's rows into [local devices, B / local devices, ...]."""
+  """Cuts leaves [B, ...], this process's rows, into [local devices, B / local devices, ...]."""
   count = len(local_devices(devices))
   return jax.tree.map(lambda x: np.reshape(x, (count, -1) + np.shape(x)[1:]), batch)
 
@@ -120,11 +136,12 @@ def map_runs(function, shared, *arguments, block=None):
   """Independent runs as one program: devices side by side, runs of a device one after the other.
 
   Args:
-    function: pure function (shared, *one run's arguments) -> pytree of arrays. Compiled once for a function object and
-      shapes.
+    function: pure function (shared, *one run's arguments) -> pytree of arrays. Compiled once for a
+      function object and shapes.
     shared: pytree that all runs see.
     *arguments: pytrees with a leading axis [R]; any R.
-    block: runs a call of the program, so that different R share one compilation; all at once by default.
+    block: runs a call of the program, so that different R share one compilation; all at once by
+      default.
 
   Returns:
     The stacked results [R, ...] as NumPy arrays.
@@ -136,7 +153,8 @@ def map_runs(function, shared, *arguments, block=None):
   for start in range(0, runs, size):
     rows = np.arange(start, start + size) % runs
     cut = jax.tree.map(lambda x: x[rows].reshape((count, -1) + x.shape[1:]), arguments)
-    results.append(jax.tree.map(lambda x: np.asarray(x).reshape((-1,) + x.shape[2:]), program(shared, cut)))
+    results.append(
+        jax.tree.map(lambda x: np.asarray(x).reshape((-1,) + x.shape[2:]), program(shared, cut)))
   return jax.tree.map(lambda *blocks: np.concatenate(blocks)[:runs], *results)
 
 
@@ -147,7 +165,7 @@ def _map_program(function):
 
 
 def to_host(tree):
-  """This process's copy of a replicated pytree as NumPy arrays; typed PRNG keys become their raw data."""
+  """This process's copy of a replicated pytree as NumPy; PRNG keys become their raw data."""
   def leaf(x):
     if isinstance(x, jax.Array):
       if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
@@ -158,7 +176,7 @@ def to_host(tree):
 
 
 def gather_rows(tree):
-  """Merges pmapped outputs [local devices, B, ...] to [processes * local devices * B, ...] NumPy rows, process-major."""
+  """Merges pmapped [local devices, B, ...] to the rows [devices * B, ...] of all processes."""
   rows = jax.tree.map(lambda x: np.reshape(np.asarray(x), (-1,) + x.shape[2:]), tree)
   if jax.process_count() > 1:
     rows = multihost_utils.process_allgather(rows, tiled=True)
@@ -166,7 +184,7 @@ def gather_rows(tree):
 
 
 def assert_replicated(tree):
-  """Raises AssertionError naming the first leaf whose copies differ in any bit, over the devices of all processes."""
+  """Raises AssertionError naming the first leaf whose copies differ in any bit, anywhere."""
   checksums = []
   for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
     if not isinstance(leaf, jax.Array):
@@ -176,7 +194,7 @@ def assert_replicated(tree):
     copies = [np.asarray(s.data).tobytes() for s in leaf.addressable_shards]
     if any(copy != copies[0] for copy in copies[1:]):
       raise AssertionError(f'{jax.tree_util.keystr(path)}: devices hold different values')
-    checksums.append(np.frombuffer(copies[0], np.uint8).astype(np.int64) @ np.arange(1, len(copies[0]) + 1))
+    checksums.append(zlib.crc32(copies[0]))
   if jax.process_count() > 1:
     everywhere = multihost_utils.process_allgather(np.array(checksums))
     if (everywhere != everywhere[0]).any():
@@ -184,7 +202,7 @@ def assert_replicated(tree):
 
 
 def device_memory_bytes():
-  """Bytes that one local device can hold: the accelerator's limit, or its share of the host's memory."""
+  """Bytes that one device can hold: the accelerator's limit, or a share of the host's memory."""
   stats = jax.local_devices()[0].memory_stats() or {}
   if 'bytes_limit' in stats:
     return stats['bytes_limit']
@@ -195,13 +213,15 @@ def check_fits(state, what='model'):
   """Raises ConfigError with the estimate if a replica cannot fit on one device.
 
   Args:
-    state: the train state as `jax.ShapeDtypeStruct`s with fields `params` and others; gradients and updates are counted
-      as two more copies of the parameters. Activations are not counted.
+    state: the train state as `jax.ShapeDtypeStruct`s with fields `params` and others; gradients and
+      updates are counted as two more copies of the parameters. Activations are not counted.
     what: the name to print.
   """
-  size = lambda tree: sum(int(np.prod(x.shape)) * np.dtype(x.dtype).itemsize for x in jax.tree.leaves(tree)
-                          if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key))
+  size = lambda tree: sum(
+      int(np.prod(x.shape)) * np.dtype(x.dtype).itemsize for x in jax.tree.leaves(tree)
+      if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key))
   need, have = size(state) + 2 * size(state.params), device_memory_bytes()
   if need > have:
-    raise ConfigError(f'{what}: one replica needs about {need / 2**30:.1f} GiB for parameters, optimizer state and '
-                      f'gradients, and a device holds {have / 2**30:.1f} GiB')
+    raise ConfigError(
+        f'{what}: one replica needs about {need / 2**30:.1f} GiB for parameters, optimizer state '
+        f'and gradients, and a device holds {have / 2**30:.1f} GiB')

@@ -1,4 +1,4 @@
-"""Task: the one interface between a problem and the loops that train it, centrally or by clients."""
+"""Task: the one interface between a problem and the loops that train it."""
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -26,12 +26,15 @@ class Task:
   """A problem as a bundle of pure functions, made from a config by a module's `make_task(config)`.
 
   Attributes:
-    init: key -> variables, Flax collections. 'params' trains; 'constants' (teachers, tables) is never differentiated,
-      donated or checkpointed; anything else is running state.
-    loss: (variables, batch, key) -> Loss. `batch` is a mapping of arrays [B, ...]; `batch['weight']` [B] is 0 for padding.
+    init: key -> variables, Flax collections. 'params' trains; 'constants' (teachers, tables) is
+      never differentiated, donated or checkpointed; anything else is running state.
+    loss: (variables, batch, key) -> Loss. `batch` is a mapping of arrays [B, ...];
+      `batch['weight']` [B] is 0 for padding.
     predict: (variables, batch, key) -> outputs, a pytree of arrays [B, ...].
-    evaluate: iterable of (outputs, batch) of the real rows of a whole split, NumPy on the host -> {metric: float}.
-    dataset: split ('train', 'test', ...) -> grain.MapDataset of examples (mappings of fixed-shape arrays).
+    evaluate: iterable of (outputs, batch) of the real rows of a whole split, NumPy on the host ->
+      {metric: float}.
+    dataset: split ('train', 'test', ...) -> grain.MapDataset of examples (mappings of fixed-shape
+      arrays).
   """
   init: Callable[[jax.Array], Mapping[str, Any]]
   loss: Callable[[Mapping[str, Any], Mapping[str, jax.Array], jax.Array], Loss]

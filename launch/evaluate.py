@@ -17,7 +17,10 @@ _SPLIT = flags.DEFINE_string('split', 'test', 'Split of the task\'s data set.')
 
 def main():
   config = cli.workdir_config(_WORKDIR)
-  print(json.dumps(evaluation.evaluate_workdir(systems.make_task(config), config, _WORKDIR.value, _SPLIT.value)))
+  print(
+      json.dumps(
+          evaluation.evaluate_workdir(
+              systems.make_task(config), config, _WORKDIR.value, _SPLIT.value)))
 
 
 if __name__ == '__main__':

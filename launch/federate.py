@@ -2,8 +2,9 @@
 
   python -m launch.federate --config=configs/fedlalr/digits.py --workdir=/tmp/jaxlab/fedlalr
 
-The run writes metrics, checkpoints and figures to the workdir. Killed or preempted, the same command goes on from the
-newest checkpoint. --config.federated.KEY=VALUE changes any number of the experiment.
+The run writes metrics, checkpoints and figures to the workdir. Killed or preempted, the same
+command goes on from the newest checkpoint. --config.federated.KEY=VALUE changes any number of the
+experiment.
 """
 from jaxlab import cli, federated, systems
 

@@ -1,6 +1,7 @@
 """Prepares a data set as TFDS array_record files, without TensorFlow.
 
-  python -m launch.prepare_data --dataset=digits [--data_dir=DIR] [--manual_dir=DIR_OF_OFFICIAL_FILES]
+  python -m launch.prepare_data --dataset=digits [--data_dir=DIR]
+  [--manual_dir=DIR_OF_OFFICIAL_FILES]
 """
 from absl import flags
 
@@ -8,7 +9,8 @@ from jaxlab import cli
 from jaxlab.data import builders
 
 _DATASET = flags.DEFINE_string('dataset', None, f'One of: {", ".join(sorted(builders.BUILDERS))}.')
-_MANUAL_DIR = flags.DEFINE_string('manual_dir', None, 'Folder of the official files, for sets that are not embedded.')
+_MANUAL_DIR = flags.DEFINE_string('manual_dir', None,
+                                  'Folder of the official files, for sets that are not embedded.')
 
 
 def main():

@@ -2,7 +2,8 @@
 
   python -m launch.sweep --config=configs/fedlalr/digits.py --workdir=/tmp/jaxlab/fedlalr
 
-Each run has a folder of its own under the workdir. Killed, the same command repeats no finished run.
+Each run has a folder of its own under the workdir. Killed, the same command repeats no finished
+run.
 """
 from jaxlab import cli, federated, systems, train
 from jaxlab.train import sweep

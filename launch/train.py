@@ -2,8 +2,8 @@
 
   python -m launch.train --config=configs/adasam/digits.py --workdir=/tmp/jaxlab/adasam
 
-The run writes metrics, checkpoints and figures to the workdir. Killed or preempted, the same command goes on from the
-newest checkpoint. --config.KEY=VALUE changes any number of the experiment.
+The run writes metrics, checkpoints and figures to the workdir. Killed or preempted, the same
+command goes on from the newest checkpoint. --config.KEY=VALUE changes any number of the experiment.
 """
 from jaxlab import cli, systems, train
 

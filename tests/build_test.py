@@ -1,4 +1,4 @@
-"""BUILD is evaluated as Starlark: every source file belongs to exactly one target, every dependency exists."""
+"""BUILD evaluated as Starlark: every source in exactly one target, every dependency exists."""
 import pathlib
 import re
 
@@ -10,7 +10,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 def _glob(include, exclude=()):
   found = {str(path.relative_to(ROOT)) for pattern in include for path in ROOT.glob(pattern)}
-  return sorted(found - {str(path.relative_to(ROOT)) for pattern in exclude for path in ROOT.glob(pattern)})
+  return sorted(found -
+                {str(path.relative_to(ROOT)) for pattern in exclude for path in ROOT.glob(pattern)})
 
 
 def evaluate():
@@ -48,8 +49,11 @@ class BuildTest(absltest.TestCase):
     for name, (_, attributes) in self.targets.items():
       for source in attributes['srcs']:
         owners.setdefault(source, []).append(name)
-    sources = {str(path.relative_to(ROOT)) for path in ROOT.rglob('*.py')
-               if not any(part.startswith('.') or part in ('build', 'venv') for part in path.relative_to(ROOT).parts)}
+    sources = {
+        str(path.relative_to(ROOT)) for path in ROOT.rglob('*.py') if not any(
+            part.startswith('.') or part in ('build', 'venv')
+            for part in path.relative_to(ROOT).parts)
+    }
     self.assertEqual(sources, set(owners))
     self.assertEmpty({source: names for source, names in owners.items() if len(names) > 1})
     self.assertEmpty(self.twice)

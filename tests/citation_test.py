@@ -15,7 +15,10 @@ class CitationTest(absltest.TestCase):
     identifiers = re.findall(r'value: "arXiv:(\d{4}\.\d{5})"', text)
     self.assertLen(set(systems), 19)
     self.assertLen(set(identifiers), 19)
-    folders = {path.name for path in (ROOT / 'jaxlab' / 'systems').iterdir() if (path / '__init__.py').exists()}
+    folders = {
+        path.name for path in (ROOT / 'jaxlab' / 'systems').iterdir()
+        if (path / '__init__.py').exists()
+    }
     self.assertLessEqual(folders, set(systems))
 
 

@@ -1,4 +1,4 @@
-"""Any task with any optimizer, algorithm and aggregator: two steps centrally and two federated rounds of each."""
+"""Any task with any optimizer, algorithm and aggregator: two steps and two rounds of each."""
 import itertools
 
 import jax
@@ -6,8 +6,8 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from jaxlab import federated, parallel, systems, train
-from jaxlab.federated.algorithms import ALGORITHMS, CLIENT_OPTIMIZERS
 from jaxlab.federated.aggregators import AGGREGATORS
+from jaxlab.federated.algorithms import ALGORITHMS, CLIENT_OPTIMIZERS
 
 DIGITS = {'name': 'digits', 'train': 'train[:64]', 'test': 'train[64:96]'}
 TASKS = {
@@ -17,8 +17,13 @@ TASKS = {
 }
 OPTIMIZERS = {'sgd': {'name': 'sgd', 'learning_rate': 0.1},
               'adasam': {'name': 'adasam', 'learning_rate': 0.01, 'rho': 0.05}}
-ALGORITHM_ARGUMENTS = {'fedadam': {'server_learning_rate': 0.03}, 'fedlada': {'learning_rate': 0.01}}
-OWN_OPTIMIZERS = {'fedlalr': {'name': 'fedlalr', 'learning_rate': 0.01}, 'scale_by_adasam': {'name': 'scale_by_adasam'}}
+ALGORITHM_ARGUMENTS = {
+    'fedadam': {'server_learning_rate': 0.03}, 'fedlada': {'learning_rate': 0.01}
+}
+OWN_OPTIMIZERS = {
+    'fedlalr': {'name': 'fedlalr', 'learning_rate': 0.01},
+    'scale_by_adasam': {'name': 'scale_by_adasam'}
+}
 
 
 def changed(before, after):
@@ -51,7 +56,8 @@ class CompositionTest(parameterized.TestCase):
 
   @parameterized.parameters(*FEDERATED)
   def test_federated(self, task, algorithm, optimizer, aggregator):
-    accumulate = 1 + len(algorithm + optimizer + task) % 2  # both values, without doubling the table
+    accumulate = 1 + len(algorithm + optimizer +
+                         task) % 2  # both values, without doubling the table
     config = {**TASKS[task], 'seed': 0, 'federated': {
         'num_clients': 4, 'cohort_size': 3, 'rounds': 2, 'batch_size': 8, 'accumulate': accumulate,
         'partition': {'name': 'iid'}, 'aggregator': {'name': aggregator},

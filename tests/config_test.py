@@ -37,8 +37,10 @@ def network(*, width: int, rates: collections.abc.Sequence[float] = (0.1,), name
 class UnknownTest(parameterized.TestCase):
 
   @parameterized.parameters(
-      ('rh', ['rho', 'b1', 'learning_rate'], "unknown key 'rh'; did you mean 'rho'? (known: b1, learn"),
-      ('b', ['rho', 'b2', 'b1'], "unknown key 'b'; did you mean 'b1' or 'b2'? (known: b1, b2, rho)"),
+      ('rh', ['rho', 'b1', 'learning_rate'
+             ], "unknown key 'rh'; did you mean 'rho'? (known: b1, learn"),
+      ('b', ['rho', 'b2', 'b1'
+            ], "unknown key 'b'; did you mean 'b1' or 'b2'? (known: b1, b2, rho)"),
       ('zzz', ['rho', 'b1'], "unknown key 'zzz' (known: b1, rho)"),
       ('rho', [], "unknown key 'rho' (known: )"),
       (3, ['2', '33'], "unknown key 3; did you mean '33'? (known: 2, 33)"),
@@ -117,7 +119,8 @@ class CallTest(parameterized.TestCase):
     config = {'name': 'mlp', 'width': 3}
     self.assertEqual(config_lib.call(network, config, 'model')[2], 'net')
     self.assertEqual(config_lib.call(network, config, 'model', drop=())[2], 'mlp')
-    self.assertEqual(config_lib.call(network, {**config, 'x': 0}, 'model', drop=('name', 'x'))[0], 3)
+    self.assertEqual(
+        config_lib.call(network, {**config, 'x': 0}, 'model', drop=('name', 'x'))[0], 3)
 
   def test_injected_arguments_belong_to_the_code(self):
     self.assertEqual(config_lib.call(network, {'width': 1}, 'model', scale=2.0)[3], 2.0)

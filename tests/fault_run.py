@@ -1,7 +1,8 @@
-"""A small run in a process of its own, to be killed: `python -m tests.fault_run MODE WORKDIR [key=value ...]`.
+"""A small run in a process of its own, to be killed: `python -m tests.fault_run MODE WORKDIR
+[key=value ...]`.
 
-MODE is 'train' or 'federate'. Every step or round is appended to WORKDIR.log before it is slept over, so that the parent
-knows where the run is; the final parameters go to WORKDIR.npz.
+MODE is 'train' or 'federate'. Every step or round is appended to WORKDIR.log before it is slept
+over, so that the parent knows where the run is; the final parameters go to WORKDIR.npz.
 """
 import json
 import resource
@@ -9,7 +10,6 @@ import sys
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxlab import cli, federated, parallel, train
@@ -18,12 +18,22 @@ from tests import toy
 STEPS, SAVE_EVERY = 60, 5
 PAD = 100_000  # the hook's state makes a checkpoint large enough that its write takes a while
 CONFIG = {
-    'seed': 3, 'batch_size': 8, 'steps': STEPS, 'save_every': SAVE_EVERY, 'log_every': 5,
+    'seed': 3,
+    'batch_size': 8,
+    'steps': STEPS,
+    'save_every': SAVE_EVERY,
+    'log_every': 5,
     'optimizer': {'name': 'adasam', 'learning_rate': 0.01, 'rho': 0.05},
     'federated': {
-        'num_clients': 6, 'cohort_size': 3, 'rounds': STEPS, 'batch_size': 4, 'save_every': SAVE_EVERY,
-        'eval_every': 5, 'partition': {'name': 'dirichlet_by_class', 'alpha': 0.5, 'min_size': 1},
-        'algorithm': {'name': 'fedlalr'}, 'client_optimizer': {'name': 'fedlalr', 'learning_rate': 0.01},
+        'num_clients': 6,
+        'cohort_size': 3,
+        'rounds': STEPS,
+        'batch_size': 4,
+        'save_every': SAVE_EVERY,
+        'eval_every': 5,
+        'partition': {'name': 'dirichlet_by_class', 'alpha': 0.5, 'min_size': 1},
+        'algorithm': {'name': 'fedlalr'},
+        'client_optimizer': {'name': 'fedlalr', 'learning_rate': 0.01},
     },
 }
 

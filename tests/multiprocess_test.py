@@ -1,4 +1,4 @@
-"""Two real processes of two devices: the numbers of one process, disjoint rows, checkpoints, one writer."""
+"""Two processes of two devices: the numbers of one, disjoint rows, checkpoints, one writer."""
 import json
 import os
 import pathlib
@@ -20,8 +20,10 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 def start(process, port, folder):
   environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'XLA_FLAGS': ''}
-  return subprocess.Popen([sys.executable, '-m', 'tests.two_processes', str(process), str(port), folder], cwd=ROOT,
-                          env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+  return subprocess.Popen(
+      [sys.executable, '-m', 'tests.two_processes',
+       str(process), str(port), folder], cwd=ROOT, env=environment, stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT, text=True)
 
 
 class MultiprocessTest(absltest.TestCase):
@@ -51,7 +53,9 @@ class MultiprocessTest(absltest.TestCase):
     for ours, theirs in zip(arrays[0], expected, strict=True):
       np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
-    batches = iter(pipeline.train_batches(task.dataset('train'), batch_size=8, seed=two_processes.TRAIN['seed']))
+    batches = iter(
+        pipeline.train_batches(
+            task.dataset('train'), batch_size=8, seed=two_processes.TRAIN['seed']))
     for first, second in zip(*ids, strict=True):
       self.assertEmpty(set(first) & set(second))
       np.testing.assert_array_equal(first + second, next(batches)['id'])

@@ -1,6 +1,8 @@
-"""One of two processes with two CPU devices each: `python -m tests.two_processes PROCESS PORT FOLDER`.
+"""One of two processes with two CPU devices each: `python -m tests.two_processes PROCESS PORT
+FOLDER`.
 
-Trains and federates the toy Task, records which rows it reads, saves and restores through checkpoints.
+Trains and federates the toy Task, records which rows it reads, saves and restores through
+checkpoints.
 """
 import json
 import os
@@ -17,10 +19,14 @@ from tests import toy
 
 TRAIN = {'seed': 1, 'batch_size': 8, 'steps': 8, 'save_every': 4, 'log_every': 4, 'eval_every': 4,
          'optimizer': {'name': 'adasam', 'learning_rate': 0.01, 'rho': 0.1}}
-FEDERATE = {'seed': 1, 'federated': {
-    'num_clients': 6, 'cohort_size': 5, 'rounds': 4, 'batch_size': 4, 'save_every': 2,
-    'partition': {'name': 'dirichlet_by_class', 'alpha': 0.5, 'min_size': 1},
-    'algorithm': {'name': 'fedlalr'}, 'client_optimizer': {'name': 'fedlalr', 'learning_rate': 0.01}}}
+FEDERATE = {
+    'seed': 1, 'federated': {
+        'num_clients': 6, 'cohort_size': 5, 'rounds': 4, 'batch_size': 4, 'save_every': 2,
+        'partition': {'name': 'dirichlet_by_class', 'alpha': 0.5, 'min_size': 1}, 'algorithm': {
+            'name': 'fedlalr'
+        }, 'client_optimizer': {'name': 'fedlalr', 'learning_rate': 0.01}
+    }
+}
 
 
 def main():
@@ -35,12 +41,14 @@ def main():
   toy.assert_trees_equal(trained, again)
   federation = federated.simulate(task, FEDERATE, workdir=f'{folder}/federate')
   parallel.assert_replicated(federation)
-  toy.assert_trees_equal(federation, federated.simulate(task, FEDERATE, workdir=f'{folder}/federate'))
+  toy.assert_trees_equal(federation, federated.simulate(task, FEDERATE,
+                                                        workdir=f'{folder}/federate'))
   rows = pipeline.train_batches(task.dataset('train'), batch_size=8, seed=TRAIN['seed'],
                                 process_index=process, process_count=2)
   iterator = iter(rows)
   ids = [next(iterator)['id'].tolist() for _ in range(TRAIN['steps'])]
-  np.savez(f'{folder}/process{process}.npz', *jax.tree.leaves(parallel.to_host((trained.params, federation.server))))
+  np.savez(f'{folder}/process{process}.npz',
+           *jax.tree.leaves(parallel.to_host((trained.params, federation.server))))
   with open(f'{folder}/process{process}.json', 'w', encoding='utf-8') as file:
     json.dump(ids, file)
 

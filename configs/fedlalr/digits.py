@@ -1,26 +1,34 @@
-"""FedLALR (arXiv 2309.09719) on scikit-learn's handwritten digits, 20 clients with Dirichlet(0.1) labels.
+"""FedLALR (arXiv 2309.09719) on scikit-learn's handwritten digits, 20 clients with Dirichlet(0.1)
+labels.
 
   python -m launch.federate --config=configs/fedlalr/digits.py --workdir=/tmp/jaxlab/fedlalr
   python -m launch.sweep --config=configs/fedlalr/digits.py --workdir=/tmp/jaxlab/fedlalr-sweep
 
-The first command trains FedLALR (alpha .01): 60 rounds, 10 seconds on two cores, test accuracy about .97. The second
-compares FedLALR, FedAvg and FedAdam, each at the best of its grid of rates: about a minute.
-Variants: 'fedavg', 'fedadam' take the place of FedLALR; 'iid' deals the labels evenly.
+The first command trains FedLALR (alpha .01): 60 rounds, 10 seconds on two cores, test accuracy
+about .97. The second compares FedLALR, FedAvg and FedAdam, each at the best of its grid of rates:
+about a minute. Variants: 'fedavg', 'fedadam' take the place of FedLALR; 'iid' deals the labels
+evenly.
 """
 import ml_collections
 
 ALGORITHMS = {
-    'fedlalr': ({'name': 'fedlalr', 'vhat_agg': 'mean', 'sync_momentum': True, 'weighting': 'uniform'},
-                {'name': 'fedlalr', 'learning_rate': 0.01, 'b1': 0.9, 'b2': 0.99, 'eps': 1e-8}),
-    'fedavg': ({'name': 'fedavg', 'server_learning_rate': 1.0}, {'name': 'sgd', 'learning_rate': 0.3}),
-    'fedadam': ({'name': 'fedadam', 'server_learning_rate': 0.03, 'b1': 0.9, 'b2': 0.99, 'tau': 1e-3},
-                {'name': 'sgd', 'learning_rate': 0.3}),
+    'fedlalr': ({
+        'name': 'fedlalr', 'vhat_agg': 'mean', 'sync_momentum': True, 'weighting': 'uniform'
+    }, {'name': 'fedlalr', 'learning_rate': 0.01, 'b1': 0.9, 'b2': 0.99, 'eps': 1e-8}),
+    'fedavg': ({'name': 'fedavg',
+                'server_learning_rate': 1.0}, {'name': 'sgd', 'learning_rate': 0.3}),
+    'fedadam': (
+        {'name': 'fedadam', 'server_learning_rate': 0.03, 'b1': 0.9, 'b2': 0.99,
+         'tau': 1e-3}, {'name': 'sgd', 'learning_rate': 0.3}),
 }
 
 
 def _arm(name, *grid):
   algorithm, optimizer = ALGORITHMS[name]
-  return {'set': (('federated.algorithm', algorithm), ('federated.client_optimizer', optimizer)), 'grid': grid}
+  return {
+      'set': (('federated.algorithm', algorithm), ('federated.client_optimizer', optimizer)),
+      'grid': grid
+  }
 
 
 def get_config(variant='fedlalr'):

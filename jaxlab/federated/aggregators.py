@@ -23,8 +23,8 @@ def _accumulator_dtype(x):
 def weighted_mean():
   """sum_i w_i message_i / sum_i w_i, accumulated in float32 or wider, client after client.
 
-  The sequential sum makes the result independent of how clients are chunked, and leaves it unchanged, bit for bit, when a
-  client of weight 0 is taken out.
+  The sequential sum makes the result independent of how clients are chunked, and leaves it
+  unchanged, bit for bit, when a client of weight 0 is taken out.
   """
   def zero(message):
     return jax.tree.map(lambda x: jnp.zeros(x.shape, _accumulator_dtype(x)), message), jnp.zeros(())
@@ -32,12 +32,14 @@ def weighted_mean():
   def add(accumulator, messages, weights):
     def one(carry, client):
       (total, weight), (message, w) = carry, client
-      return (jax.tree.map(lambda t, x: t + w.astype(t.dtype) * x.astype(t.dtype), total, message), weight + w), None
+      step = lambda t, x: t + w.astype(t.dtype) * x.astype(t.dtype)
+      return (jax.tree.map(step, total, message), weight + w), None
     return jax.lax.scan(one, accumulator, (messages, weights.astype(accumulator[1].dtype)))[0]
 
   def finish(accumulator):
     total, weight = accumulator
-    return jax.tree.map(lambda t: t / jnp.maximum(weight, jnp.finfo(jnp.float32).tiny).astype(t.dtype), total)
+    weight = jnp.maximum(weight, jnp.finfo(jnp.float32).tiny)
+    return jax.tree.map(lambda t: t / weight.astype(t.dtype), total)
 
   return from_stream(Stream(zero, add, parallel.psum, finish))
 
@@ -61,15 +63,21 @@ def by_part(**parts):
     **parts: name of the part -> Aggregator with a `stream`.
   """
   streams = {name: aggregator.stream for name, aggregator in parts.items()}
-  each = lambda method, *trees: {
-      name: getattr(stream, method)(*(tree[name] for tree in trees)) for name, stream in streams.items()}
-  return from_stream(Stream(
-      zero=lambda message: each('zero', message),
-      add=lambda accumulator, messages, weights: {
-          name: stream.add(accumulator[name], messages[name], weights) for name, stream in streams.items()},
-      collect=lambda accumulator, axis: {
-          name: stream.collect(accumulator[name], axis) for name, stream in streams.items()},
-      finish=lambda accumulator: each('finish', accumulator)))
+
+  def zero(message):
+    return {name: stream.zero(message[name]) for name, stream in streams.items()}
+
+  def add(accumulator, messages, weights):
+    return {name: stream.add(accumulator[name], messages[name], weights)
+            for name, stream in streams.items()}
+
+  def collect(accumulator, axis):
+    return {name: stream.collect(accumulator[name], axis) for name, stream in streams.items()}
+
+  def finish(accumulator):
+    return {name: stream.finish(accumulator[name]) for name, stream in streams.items()}
+
+  return from_stream(Stream(zero, add, collect, finish))
 
 
 AGGREGATORS = {'mean': weighted_mean}
@@ -79,11 +87,14 @@ def make_aggregator(config, algorithm):
   """Makes the aggregator that `config` ({name, ...}) asks for.
 
   Raises:
-    ConfigError: unknown name or key, or an algorithm that brings an aggregation of its own is asked to use another.
+    ConfigError: unknown name or key, or an algorithm that brings an aggregation of its own is asked
+      to use another.
   """
   maker = config_lib.choose_named(config, AGGREGATORS, 'federated.aggregator')
   if algorithm.aggregator is not None:
-    config_lib.require(config['name'] == 'mean', 'federated.aggregator.name',
-                       "'mean' (this algorithm aggregates a part of its message by a rule of its own)", config['name'])
+    config_lib.require(
+        config['name'] == 'mean', 'federated.aggregator.name',
+        "'mean' (this algorithm aggregates a part of its message by a rule of its own)",
+        config['name'])
     return algorithm.aggregator
   return config_lib.call(maker, config, 'federated.aggregator')

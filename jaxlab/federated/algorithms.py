@@ -1,4 +1,4 @@
-"""The FedOpt family, and the registry of all algorithms. They take gradients and optimizers, not configs."""
+"""The FedOpt family, made of gradients and optimizers, and the registry of all algorithms."""
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -24,13 +24,15 @@ class ServerState(NamedTuple):
 
 
 def fedopt(gradient, client_optimizer, server_optimizer, *, weighting='examples'):
-  """Local steps of one optimizer, the mean difference fed to another (FedOpt, arXiv 2003.00295, algorithm 1).
+  """FedOpt (arXiv 2003.00295, algorithm 1): local steps, the mean difference fed to a server step.
 
   Args:
-    gradient: (params, batch, key) -> (gradient, {metric: (sum, weight)}), such as `task_gradient(task)`.
+    gradient: (params, batch, key) -> (gradient, {metric: (sum, weight)}), such as
+      `task_gradient(task)`.
     client_optimizer: GradientTransformation of the local steps; its state starts anew each round.
-    server_optimizer: GradientTransformation fed with -Delta, Delta = mean of (client - server). A stock optax.adam is
-      allowed but is not FedAdam (bias correction, start of the second moment): see `optim.scale_by_fedopt`.
+    server_optimizer: GradientTransformation fed with -Delta, Delta = mean of (client - server). A
+      stock optax.adam is allowed but is not FedAdam (bias correction, start of the second moment):
+      see `optim.scale_by_fedopt`.
     weighting: 'examples' or 'uniform'.
 
   Returns:
@@ -63,19 +65,22 @@ def fedopt(gradient, client_optimizer, server_optimizer, *, weighting='examples'
     updates, opt_state = server_optimizer.update(pseudo_gradient, state.opt_state, state.params)
     return ServerState(optax.apply_updates(state.params, updates), opt_state)
 
-  return Algorithm(init, broadcast, client_update(client_init, client_step, client_final), server, weighting)
+  return Algorithm(init, broadcast, client_update(client_init, client_step, client_final), server,
+                   weighting)
 
 
 def fedavg(gradient, client_optimizer, *, server_learning_rate: float = 1.0,
            weighting: Literal['examples', 'uniform'] = 'examples'):
-  """Federated averaging (arXiv 1602.05629): x += server_learning_rate * mean of (client - server)."""
+  """FedAvg (arXiv 1602.05629): x += server_learning_rate * mean of (client - server)."""
   return fedopt(gradient, client_optimizer, optax.sgd(server_learning_rate), weighting=weighting)
 
 
-def fedadam(gradient, client_optimizer, *, server_learning_rate: float, b1: float = 0.9, b2: float = 0.99,
-            tau: float = 1e-3, weighting: Literal['examples', 'uniform'] = 'examples'):
-  """FedAdam (arXiv 2003.00295): Adam-like server moments without bias correction, second moment from tau^2."""
-  server = optax.chain(optim.scale_by_fedopt('adam', b1=b1, b2=b2, tau=tau), optax.scale(-server_learning_rate))
+def fedadam(gradient, client_optimizer, *, server_learning_rate: float, b1: float = 0.9,
+            b2: float = 0.99, tau: float = 1e-3,
+            weighting: Literal['examples', 'uniform'] = 'examples'):
+  """FedAdam (arXiv 2003.00295): Adam-like server moments, no bias correction, v from tau^2."""
+  server = optax.chain(
+      optim.scale_by_fedopt('adam', b1=b1, b2=b2, tau=tau), optax.scale(-server_learning_rate))
   return fedopt(gradient, client_optimizer, server, weighting=weighting)
 
 
@@ -94,9 +99,13 @@ def make_algorithm(config: Mapping, client_optimizer: Mapping, gradient):
   maker = config_lib.choose_named(config, ALGORITHMS, 'federated.algorithm')
   needed = CLIENT_OPTIMIZERS.get(config['name'])
   if needed:
-    config_lib.require(client_optimizer.get('name') == needed, 'federated.client_optimizer.name',
-                       f'{needed!r} under the algorithm {config["name"]}', client_optimizer.get('name'))
-    config_lib.require(not {'clip_norm', 'groups'} & set(client_optimizer), 'federated.client_optimizer',
-                       f'no clip_norm or groups under the algorithm {config["name"]}', dict(client_optimizer))
+    config_lib.require(
+        client_optimizer.get('name') == needed, 'federated.client_optimizer.name',
+        f'{needed!r} under the algorithm {config["name"]}', client_optimizer.get('name'))
+    config_lib.require(not {'clip_norm', 'groups'} & set(client_optimizer),
+                       'federated.client_optimizer',
+                       f'no clip_norm or groups under the algorithm {config["name"]}',
+                       dict(client_optimizer))
   optimizer = optim.make_optimizer(client_optimizer, 'federated.client_optimizer')
-  return config_lib.call(maker, config, 'federated.algorithm', gradient=gradient, client_optimizer=optimizer)
+  return config_lib.call(maker, config, 'federated.algorithm', gradient=gradient,
+                         client_optimizer=optimizer)

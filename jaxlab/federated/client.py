@@ -12,7 +12,8 @@ class ClientData(NamedTuple):
 
   Attributes:
     table: mapping of columns [N, ...], shared by all clients of the device (no client axis).
-    index: int32 [S, B] rows of the table; -1 is padding, and a step of nothing but padding is no step.
+    index: int32 [S, B] rows of the table; -1 is padding, and a step of nothing but padding is no
+      step.
     bound: int32 scalar, steps to run; every step at or beyond it is padding (no client axis).
   """
   table: Any
@@ -34,7 +35,8 @@ def batch_rows(data, step):
 def client_update(init, step, final):
   """Makes an `Algorithm.client` of three functions, FedJAX's client triple.
 
-  A padded step keeps the old carry: parameters, moments and counters. (A zero gradient would not: momentum moves on.)
+  A padded step keeps the old carry: parameters, moments and counters. (A zero gradient would not:
+  momentum moves on.)
 
   Args:
     init: (payload, client_state, key) -> carry.
@@ -53,7 +55,8 @@ def client_update(init, step, final):
       new = (new_carry, jax.tree.map(jnp.add, sums, pairs), count + 1)
       return tree_where(real, new, loop)
 
-    carry, sums, count = jax.lax.fori_loop(0, data.bound, body, (carry, sums, jnp.zeros((), jnp.int32)))
+    carry, sums, count = jax.lax.fori_loop(0, data.bound, body,
+                                           (carry, sums, jnp.zeros((), jnp.int32)))
     message, client_state, metrics = final(payload, client_state, carry, count)
     means = {name: total / jnp.maximum(weight, 1e-30) for name, (total, weight) in sums.items()}
     return message, client_state, {**means, **metrics}

@@ -1,8 +1,9 @@
-"""Ragged clients on the host: who owns which rows, who takes part in a round, and in which order rows are visited.
+"""Ragged clients on the host: who owns which rows, who takes part, in which order.
 
-The device holds the whole table of examples; a round ships only int32 row numbers. Everything is a pure function of
-(seed, round, client id), so a round can be replayed after a restart without replaying the rounds before it, and does not
-depend on the order of clients, on chunks, padding or devices.
+The device holds the whole table of examples; a round ships only int32 row numbers. Everything is a
+pure function of (seed, round, client id), so a round can be replayed after a restart without
+replaying the rounds before it, and does not depend on the order of clients, on chunks, padding or
+devices.
 """
 import dataclasses
 from typing import NamedTuple
@@ -17,7 +18,8 @@ class LocalWork(NamedTuple):
 
   Attributes:
     batch_size: examples a step.
-    epochs: passes over the client's own data, each reshuffled; the last partial batch of a pass is kept.
+    epochs: passes over the client's own data, each reshuffled; the last partial batch of a pass is
+      kept.
     steps: if positive, exactly so many steps instead, cycling through reshuffled data.
   """
   batch_size: int
@@ -40,7 +42,9 @@ class Clients:
   def from_parts(cls, parts):
     """From a list of row-number arrays, one a client (empty ones allowed)."""
     sizes = [len(part) for part in parts]
-    return cls(np.concatenate(parts).astype(np.int32), np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
+    return cls(
+        np.concatenate(parts).astype(np.int32),
+        np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
 
   @property
   def num_clients(self):
@@ -74,12 +78,14 @@ def local_batches(rows, work, seed, round_number, client):
     client: the client's id.
 
   Returns:
-    int32 [S, batch_size] row numbers, -1 padding at the ends of passes; S = 0 for a client without rows.
+    int32 [S, batch_size] row numbers, -1 padding at the ends of passes; S = 0 for a client without
+    rows.
   """
   size = work.batch_size
   if not len(rows):
     return np.full((0, size), -1, np.int32)
-  rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, _SHUFFLING, round_number, client])))
+  rng = np.random.Generator(
+      np.random.Philox(np.random.SeedSequence([seed, _SHUFFLING, round_number, client])))
   per_pass = -(-len(rows) // size)
   passes = -(-work.steps // per_pass) if work.steps else work.epochs
   batches = np.full((passes, per_pass * size), -1, np.int32)
@@ -90,7 +96,7 @@ def local_batches(rows, work, seed, round_number, client):
 
 
 def padded_steps(steps):
-  """Rounds a number of steps up to 2^k or 3 * 2^(k-1), so that varying cohorts share a few compiled shapes."""
+  """Rounds up to 2^k or 3 * 2^(k-1), so that varying cohorts share a few compiled shapes."""
   step = 1
   while step < steps:
     if step * 3 // 2 >= steps and step > 1:
@@ -118,11 +124,13 @@ def num_steps(sizes, work):
   return np.where(sizes > 0, work.steps or work.epochs * -(-sizes // work.batch_size), 0)
 
 
-def make_cohort(clients, ids, work, seed, round_number, *, weighting, num_devices=1, devices=None, chunk=1, steps=None):
+def make_cohort(clients, ids, work, seed, round_number, *, weighting, num_devices=1, devices=None,
+                chunk=1, steps=None):
   """Builds the padded arrays of a round.
 
-  Clients are dealt to the devices like cards, the longest first, so that devices have equal work and the clients that are
-  vmapped together have about as many steps. Only the rows of the asked devices are touched.
+  Clients are dealt to the devices like cards, the longest first, so that devices have equal work
+  and the clients that are vmapped together have about as many steps. Only the rows of the asked
+  devices are touched.
 
   Args:
     clients: Clients.

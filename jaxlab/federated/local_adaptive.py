@@ -1,4 +1,4 @@
-"""Algorithms whose clients adapt their rates and synchronise the moments: FedLALR and its relative FedLADA."""
+"""Algorithms whose clients adapt their rates and synchronise moments: FedLALR and FedLADA."""
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -30,14 +30,15 @@ class FedLALRServer(NamedTuple):
   nu_max: Any
 
 
-def fedlalr(gradient, client_optimizer, *, vhat_agg: Literal['mean', 'max'] = 'mean', sync_momentum: bool = True,
-            weighting: Literal['examples', 'uniform'] = 'uniform'):
-  """FedLALR (arXiv 2309.09719, algorithm 1): local AMSGrad steps, synchronised moments, client-specific rates.
+def fedlalr(gradient, client_optimizer, *, vhat_agg: Literal['mean', 'max'] = 'mean',
+            sync_momentum: bool = True, weighting: Literal['examples', 'uniform'] = 'uniform'):
+  """FedLALR (arXiv 2309.09719, algorithm 1): local AMSGrad steps, synchronised moments.
 
   Args:
     gradient: (params, batch, key) -> (gradient, {metric: (sum, weight)}).
     client_optimizer: `optim.fedlalr(learning_rate, ...)`.
-    vhat_agg: the server takes the 'mean' of the clients' vhat, or the element-wise 'max' (corollary 3).
+    vhat_agg: the server takes the 'mean' of the clients' vhat, or the element-wise 'max' (corollary
+      3).
     sync_momentum: False sends no momenta; each client then starts from m = 0 (corollary 2).
     weighting: 'uniform' as published, or 'examples'; the same weights serve all trees.
 
@@ -67,14 +68,18 @@ def fedlalr(gradient, client_optimizer, *, vhat_agg: Literal['mean', 'max'] = 'm
   def client_final(payload, client_state, carry, num_steps):
     del num_steps
     params, moments = carry
-    message = {'params': difference(params, payload['params']), 'mu': moments.mu, 'nu_max': moments.nu_max}
-    return {k: message[k] for k in payload}, client_state, {'log10_vhat': _mean_log10(moments.nu_max)}
+    message = {
+        'params': difference(params, payload['params']), 'mu': moments.mu, 'nu_max': moments.nu_max
+    }
+    metrics = {'log10_vhat': _mean_log10(moments.nu_max)}
+    return {k: message[k] for k in payload}, client_state, metrics
 
   def server(state, aux, aggregate, key):
     del aux, key
     add = lambda p, d: p + d.astype(p.dtype)
-    return FedLALRServer(jax.tree.map(add, state.params, aggregate['params']), aggregate.get('mu', state.mu),
-                         aggregate['nu_max'])
+    return FedLALRServer(
+        jax.tree.map(add, state.params, aggregate['params']), aggregate.get('mu', state.mu),
+        aggregate['nu_max'])
 
   aggregator = None
   if vhat_agg == 'max':
@@ -86,18 +91,20 @@ def fedlalr(gradient, client_optimizer, *, vhat_agg: Literal['mean', 'max'] = 'm
 
 
 class FedLADAServer(NamedTuple):
-  """State of the FedLADA server: the global model, the amended direction g_a and the synchronised vhat."""
+  """State of the FedLADA server: model, amended direction g_a, synchronised vhat."""
   params: Any
   direction: Any
   nu_max: Any
 
 
-def fedlada(gradient, client_optimizer, *, learning_rate: float, amend: float = 0.1, server_learning_rate: float = 1.0,
+def fedlada(gradient, client_optimizer, *, learning_rate: float, amend: float = 0.1,
+            server_learning_rate: float = 1.0,
             weighting: Literal['examples', 'uniform'] = 'uniform'):
-  """FedLADA (arXiv 2308.00522): local AMSGrad steps amended by the global direction of the last round.
+  """FedLADA (arXiv 2308.00522): local AMSGrad steps amended by the last global direction.
 
-  x -= learning_rate * (amend * m / sqrt(vhat) + (1 - amend) * g_a), where g_a is the mean of the clients' last
-  (x_t - x_i) / (learning_rate * K_i). Written from a public port; the paper was not read.
+  x -= learning_rate * (amend * m / sqrt(vhat) + (1 - amend) * g_a), where g_a is the mean of the
+  clients' last (x_t - x_i) / (learning_rate * K_i). Written from a public port; the paper was not
+  read.
 
   Args:
     gradient: (params, batch, key) -> (gradient, {metric: (sum, weight)}).
@@ -123,13 +130,15 @@ def fedlada(gradient, client_optimizer, *, learning_rate: float, amend: float = 
   def client_init(payload, client_state, key):
     del client_state, key
     start = client_optimizer.init(payload['params'])
-    return payload['params'], start._replace(nu=payload['nu_max'], nu_max=payload['nu_max']), payload['direction']
+    moments = start._replace(nu=payload['nu_max'], nu_max=payload['nu_max'])
+    return payload['params'], moments, payload['direction']
 
   def client_step(carry, batch, key):
     params, moments, direction = carry
     grads, sums = gradient(params, batch, key)
     local, moments = client_optimizer.update(grads, moments, params)
-    params = jax.tree.map(lambda p, u, g: p - learning_rate * (amend * u + (1 - amend) * g), params, local, direction)
+    params = jax.tree.map(lambda p, u, g: p - learning_rate * (amend * u + (1 - amend) * g), params,
+                          local, direction)
     return (params, moments, direction), sums
 
   def client_final(payload, client_state, carry, num_steps):
@@ -142,7 +151,9 @@ def fedlada(gradient, client_optimizer, *, learning_rate: float, amend: float = 
   def server(state, aux, aggregate, key):
     del aux, key
     move = lambda p, d: p + server_learning_rate * d.astype(p.dtype)
-    return FedLADAServer(jax.tree.map(move, state.params, aggregate['params']), aggregate['direction'],
-                         aggregate['nu_max'])
+    return FedLADAServer(
+        jax.tree.map(move, state.params, aggregate['params']), aggregate['direction'],
+        aggregate['nu_max'])
 
-  return Algorithm(init, broadcast, client_update(client_init, client_step, client_final), server, weighting)
+  return Algorithm(init, broadcast, client_update(client_init, client_step, client_final), server,
+                   weighting)

@@ -1,4 +1,4 @@
-"""A federated round as one pure function: broadcast, clients vmapped in chunks, aggregation, server step."""
+"""A federated round as one pure function: broadcast, vmapped clients, aggregation, server."""
 from typing import NamedTuple
 
 import jax
@@ -33,14 +33,15 @@ def run_clients(algorithm, payload, table, cohort, key):
     key: the round's key for clients; each gets fold_in(key, its id).
 
   Returns:
-    (messages [c, ...], weights [c], metrics [c], rejected [c] bool). A message with a NaN or Inf, or a weight that is
-    negative or not finite, is replaced by zeros of weight 0.
+    (messages [c, ...], weights [c], metrics [c], rejected [c] bool). A message with a NaN or Inf,
+    or a weight that is negative or not finite, is replaced by zeros of weight 0.
   """
   steps = (cohort.index >= 0).any(-1)  # [c, S]
   bound = jnp.max(jnp.where(steps, jnp.arange(1, steps.shape[1] + 1), 0))
   keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(cohort.ids)
   if len(cohort.ids) == 1:  # one client needs no batched kernels
-    message, _, metrics = algorithm.client(payload, (), ClientData(table, cohort.index[0], bound), keys[0])
+    message, _, metrics = algorithm.client(payload, (), ClientData(table, cohort.index[0], bound),
+                                           keys[0])
     messages, metrics = jax.tree.map(lambda x: x[None], (message, metrics))
   else:
     run = jax.vmap(algorithm.client, in_axes=(None, None, CLIENT_AXES, 0))
@@ -50,8 +51,8 @@ def run_clients(algorithm, payload, table, cohort, key):
   return jax.tree.map(mask, messages), jnp.where(good, cohort.weights, 0), metrics, ~good
 
 
-def federated_round(server, aggregator_state, cohort, table, key, *, algorithm, aggregator, clients_per_vmap=1,
-                    axis=parallel.CLIENTS):
+def federated_round(server, aggregator_state, cohort, table, key, *, algorithm, aggregator,
+                    clients_per_vmap=1, axis=parallel.CLIENTS):
   """One round of a federated algorithm.
 
   Args:
@@ -66,9 +67,9 @@ def federated_round(server, aggregator_state, cohort, table, key, *, algorithm, 
     axis: name of the device axis.
 
   Returns:
-    (server, aggregator_state, metrics). The metrics are means over the clients that took part, and 'participants',
-    'rejected' (messages not finite) and 'refused' (1 if the round was void or its result not finite: then the server's
-    state is the old one).
+    (server, aggregator_state, metrics). The metrics are means over the clients that took part, and
+    'participants', 'rejected' (messages not finite) and 'refused' (1 if the round was void or its
+    result not finite: then the server's state is the old one).
   """
   broadcast_key, client_key, aggregate_key, server_key = jax.random.split(key, 4)
   payload, aux = algorithm.broadcast(server, cohort, broadcast_key)
@@ -86,10 +87,12 @@ def federated_round(server, aggregator_state, cohort, table, key, *, algorithm, 
 
     accumulator, results = jax.lax.scan(body, stream.zero(one), chunks)
     aggregate, info = stream.finish(stream.collect(accumulator, axis)), {}
-    weights, metrics, rejected = jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]), tuple(results))
+    weights, metrics, rejected = jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]),
+                                              tuple(results))
   else:
     _, results = jax.lax.scan(lambda carry, chunk: (carry, run(chunk)), None, chunks)
-    messages, weights, metrics, rejected = jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]), results)
+    messages, weights, metrics, rejected = jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]),
+                                                        results)
     aggregate, aggregator_state, info = aggregator.apply(
         aggregator_state, jax.tree.map(lambda x: parallel.all_gather(x, axis), messages),
         parallel.all_gather(weights, axis), aggregate_key)

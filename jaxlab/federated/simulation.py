@@ -1,8 +1,8 @@
-"""`simulate`: runs the rounds of a federated experiment, and goes on after a kill to the bit-identical end."""
+"""`simulate`: runs federated rounds, and goes on after a kill to the bit-identical end."""
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,8 @@ import numpy as np
 from jaxlab import config as config_lib
 from jaxlab import parallel
 from jaxlab.data import partition, pipeline
-from jaxlab.federated import aggregators, algorithms, clients as clients_lib
+from jaxlab.federated import aggregators, algorithms
+from jaxlab.federated import clients as clients_lib
 from jaxlab.federated.client import ClientData
 from jaxlab.federated.round import Cohort, federated_round
 from jaxlab.federated.types import tree_bytes
@@ -80,8 +81,10 @@ class FederatedConfig:
     local_steps: if positive, exactly so many local steps a round instead.
     accumulate: microbatches of a local batch.
     partition_by: column of the training split that the partition looks at.
-    clients_per_vmap: clients side by side on a device; 0 takes the measured default (1 on the CPU, 32 elsewhere).
-    rounds_per_call: rounds scanned in one device program; `rounds` and every interval must be multiples of it.
+    clients_per_vmap: clients side by side on a device; 0 takes the measured default (1 on the CPU,
+      32 elsewhere).
+    rounds_per_call: rounds scanned in one device program; `rounds` and every interval must be
+      multiples of it.
     log_every: rounds between metric rows.
     eval_every: rounds between evaluations of `eval_splits`; 0 for the end only.
     eval_splits: splits to evaluate the global model on.
@@ -111,18 +114,21 @@ class FederatedConfig:
   max_bad_rounds: int = 5
 
   def __post_init__(self):
-    for name in ('num_clients', 'cohort_size', 'rounds', 'batch_size', 'epochs', 'accumulate', 'rounds_per_call',
-                 'log_every', 'max_bad_rounds'):
-      config_lib.require(getattr(self, name) >= 1, f'federated.{name}', 'at least 1', getattr(self, name))
+    for name in ('num_clients', 'cohort_size', 'rounds', 'batch_size', 'epochs', 'accumulate',
+                 'rounds_per_call', 'log_every', 'max_bad_rounds'):
+      config_lib.require(
+          getattr(self, name) >= 1, f'federated.{name}', 'at least 1', getattr(self, name))
     for name in ('local_steps', 'clients_per_vmap', 'eval_every', 'save_every'):
-      config_lib.require(getattr(self, name) >= 0, f'federated.{name}', 'at least 0', getattr(self, name))
+      config_lib.require(
+          getattr(self, name) >= 0, f'federated.{name}', 'at least 0', getattr(self, name))
     config_lib.require(self.cohort_size <= self.num_clients, 'federated.cohort_size',
                        f'at most num_clients={self.num_clients}', self.cohort_size)
     config_lib.require(self.batch_size % self.accumulate == 0, 'federated.batch_size',
                        f'a multiple of accumulate={self.accumulate}', self.batch_size)
     for name in ('rounds', 'log_every', 'eval_every', 'save_every'):
-      config_lib.require(getattr(self, name) % self.rounds_per_call == 0, f'federated.{name}',
-                         f'a multiple of rounds_per_call={self.rounds_per_call}', getattr(self, name))
+      config_lib.require(
+          getattr(self, name) % self.rounds_per_call == 0, f'federated.{name}',
+          f'a multiple of rounds_per_call={self.rounds_per_call}', getattr(self, name))
     partition.check(self.partition, 'federated.partition')
     aggregators.make_aggregator(self.aggregator, self.make_algorithm(None))
 
@@ -144,11 +150,12 @@ def federated_config(config):
 
 
 def make_clients(task, settings, seed):
-  """Deals the rows of the training split to the clients; raises ConfigError if that cannot be done."""
+  """Deals the training rows to the clients; raises ConfigError if that cannot be done."""
   columns = pipeline.columns(task.dataset('train'))
   labels = config_lib.choose(settings.partition_by, columns, 'federated.partition_by')
   return clients_lib.Clients.from_parts(
-      partition.make_partition(settings.partition, labels, settings.num_clients, seed, users=labels))
+      partition.make_partition(settings.partition, labels, settings.num_clients, seed,
+                               users=labels))
 
 
 def simulate(task, config, *, workdir=None, state=None, hooks=(), devices=None):
@@ -184,9 +191,11 @@ def simulate(task, config, *, workdir=None, state=None, hooks=(), devices=None):
     restored = run.resume(lambda meta: shapes[0])
     if restored:
       _, state, _, meta = restored
-      config_lib.require(meta['constants'] == fingerprint(constants), 'constants', 'those of the checkpoint', 'others')
+      config_lib.require(meta['constants'] == fingerprint(constants), 'constants',
+                         'those of the checkpoint', 'others')
     place = functools.partial(parallel.place, axis=parallel.CLIENTS, devices=devices)
-    state, table, constants = place(fresh if state is None else state), place(table), place(constants)
+    state = place(fresh if state is None else state)
+    table, constants = place(table), place(constants)
     state = _run_rounds(run, task, settings, seed, state, clients, table, constants, hooks,
                         Evaluator(task, devices=devices), devices)
     run.draw()
@@ -197,16 +206,19 @@ def _initial_state(task, settings, seed, hooks):
   """(state before the first round, constants)."""
   init_key, key = jax.random.split(jax.random.key(seed))
   params, running, constants = split_variables(task.init(init_key))
-  config_lib.require(not running, 'federated', 'a task without running collections', sorted(running))
+  config_lib.require(not running, 'federated', 'a task without running collections',
+                     sorted(running))
   algorithm = settings.make_algorithm(None)
   aggregator = aggregators.make_aggregator(settings.aggregator, algorithm)
   zero = jnp.zeros((), jnp.int32)
-  state = FederatedState(round=zero, server=algorithm.init(params), aggregator=aggregator.init(params), key=key,
-                         contacts=zero, bad_rounds=zero, hooks={hook.name: hook.init(params) for hook in hooks})
+  state = FederatedState(round=zero, server=algorithm.init(params),
+                         aggregator=aggregator.init(params), key=key, contacts=zero,
+                         bad_rounds=zero, hooks={hook.name: hook.init(params) for hook in hooks})
   return state, constants
 
 
-def run_rounds(state, cohorts, table, constants, *, task, settings, clients_per_vmap, axis=parallel.CLIENTS):
+def run_rounds(state, cohorts, table, constants, *, task, settings, clients_per_vmap,
+               axis=parallel.CLIENTS):
   """Scans rounds over cohorts [R, M, ...]; a pure function of one device.
 
   Returns:
@@ -220,16 +232,16 @@ def run_rounds(state, cohorts, table, constants, *, task, settings, clients_per_
         state.server, state.aggregator, cohort, table, jax.random.fold_in(state.key, state.round),
         algorithm=algorithm, aggregator=aggregator, clients_per_vmap=clients_per_vmap, axis=axis)
     contacts = parallel.psum((cohort.weights > 0).sum(dtype=jnp.int32), axis)
-    state = state._replace(
-        round=state.round + 1, server=server, aggregator=aggregator_state, contacts=state.contacts + contacts,
-        bad_rounds=jnp.where(metrics['refused'], state.bad_rounds + 1, 0))
+    state = state._replace(round=state.round + 1, server=server, aggregator=aggregator_state,
+                           contacts=state.contacts + contacts, bad_rounds=jnp.where(
+                               metrics['refused'], state.bad_rounds + 1, 0))
     return state, {**metrics, 'bad_rounds': state.bad_rounds}
 
   return jax.lax.scan(one, state, cohorts)
 
 
 def round_bytes(algorithm, params, table, batch_size):
-  """(bytes down, bytes up) of one client in one round, counted from the real payload and message trees."""
+  """(bytes down, bytes up) of one client in a round, from the real payload and message."""
   def exchange(params, table):
     payload, _ = algorithm.broadcast(algorithm.init(params), None, jax.random.key(0))
     data = ClientData(table, jnp.zeros((1, batch_size), jnp.int32), jnp.ones((), jnp.int32))
@@ -239,13 +251,15 @@ def round_bytes(algorithm, params, table, batch_size):
   return tree_bytes(payload), tree_bytes(message) + 8  # beside the message travels its weight
 
 
-def _run_rounds(run, task, settings, seed, state, clients, table, constants, hooks, evaluator, devices):
+def _run_rounds(run, task, settings, seed, state, clients, table, constants, hooks, evaluator,
+                devices):
   everywhere = devices or jax.devices()
   mine = [i for i, d in enumerate(everywhere) if d.process_index == jax.process_index()]
   chunk = settings.clients_per_vmap or (1 if jax.default_backend() == 'cpu' else 32)
   chunk = min(chunk, -(-settings.cohort_size // len(everywhere)))
   program = jax.pmap(
-      functools.partial(run_rounds, task=task, settings=settings, clients_per_vmap=chunk), axis_name=parallel.CLIENTS,
+      functools.partial(run_rounds, task=task, settings=settings, clients_per_vmap=chunk),
+      axis_name=parallel.CLIENTS,
       in_axes=(None, 0, None, None), out_axes=(None, None), donate_argnums=0, devices=devices)
   algorithm = settings.make_algorithm(task_gradient(task, constants, settings.accumulate))
   bytes_down, bytes_up = round_bytes(algorithm, state.params, table, settings.batch_size)
@@ -256,12 +270,14 @@ def _run_rounds(run, task, settings, seed, state, clients, table, constants, hoo
     return every and position % every == 0 or position == settings.rounds
 
   while position < settings.rounds:
-    cohorts = _next_cohorts(clients, settings, seed, position, algorithm.weighting, len(everywhere), mine, chunk)
+    cohorts = _next_cohorts(clients, settings, seed, position, algorithm.weighting, len(everywhere),
+                            mine, chunk)
     waste = clients_lib.padding_waste(cohorts.index)
     shape = cohorts.index.shape
     cohorts = parallel.shard(Cohort(*cohorts), axis=parallel.CLIENTS, devices=devices)
     if shape not in programs:
-      programs[shape] = compile_program(program, (state, cohorts, table, constants), settings.rounds_per_call, 'round')
+      programs[shape] = compile_program(program, (state, cohorts, table, constants),
+                                        settings.rounds_per_call, 'round')
     state, metrics = programs[shape].run(state, cohorts, table, constants)
     position += settings.rounds_per_call
     if pending is not None:  # one call behind, so that the device is never waited for
@@ -292,9 +308,13 @@ def _run_rounds(run, task, settings, seed, state, clients, table, constants, hoo
 def _next_cohorts(clients, settings, seed, first_round, weighting, num_devices, devices, chunk):
   """HostCohort of the next `rounds_per_call` rounds: leaves [D, R, M, ...]."""
   rounds = range(first_round, first_round + settings.rounds_per_call)
-  ids = [clients_lib.sample_uniform(settings.num_clients, settings.cohort_size, seed, r) for r in rounds]
+  ids = [
+      clients_lib.sample_uniform(settings.num_clients, settings.cohort_size, seed, r)
+      for r in rounds
+  ]
   longest = max(clients_lib.num_steps(clients.sizes[i], settings.work).max() for i in ids)
-  cohorts = [clients_lib.make_cohort(
-      clients, i, settings.work, seed, r, weighting=weighting, num_devices=num_devices, devices=devices, chunk=chunk,
-      steps=clients_lib.padded_steps(max(1, longest))) for i, r in zip(ids, rounds)]
+  make = functools.partial(clients_lib.make_cohort, weighting=weighting, num_devices=num_devices,
+                           devices=devices, chunk=chunk,
+                           steps=clients_lib.padded_steps(max(1, longest)))
+  cohorts = [make(clients, i, settings.work, seed, r) for i, r in zip(ids, rounds)]
   return jax.tree.map(lambda *x: np.stack(x, axis=1), *cohorts)

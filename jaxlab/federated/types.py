@@ -26,8 +26,10 @@ class Aggregator(NamedTuple):
 
   Attributes:
     init: params -> state.
-    apply: (state, messages [C, ...], weights [C], key) -> (aggregate, state, info); a client of weight 0 does not exist.
-    stream: the same as running sums, for mean-like aggregators; None for those that must see the stack.
+    apply: (state, messages [C, ...], weights [C], key) -> (aggregate, state, info); a client of
+      weight 0 does not exist.
+    stream: the same as running sums, for mean-like aggregators; None for those that must see the
+      stack.
   """
   init: Callable[[Any], Any]
   apply: Callable[..., tuple[Any, Any, dict]]
@@ -37,12 +39,13 @@ class Aggregator(NamedTuple):
 class Algorithm(NamedTuple):
   """A federated algorithm as pure functions.
 
-  The state of the server has a field `params`, the global model. A message is a per-client mean (an update, a gradient);
-  its weight travels beside it.
+  The state of the server has a field `params`, the global model. A message is a per-client mean (an
+  update, a gradient); its weight travels beside it.
 
   Attributes:
     init: params -> server_state.
-    broadcast: (server_state, cohort, key) -> (payload, server_aux); the payload is what goes down the wire.
+    broadcast: (server_state, cohort, key) -> (payload, server_aux); the payload is what goes down
+      the wire.
     client: (payload, client_state, ClientData, key) -> (message, client_state, {metric: scalar}).
     server: (server_state, server_aux, aggregate, key) -> server_state.
     weighting: 'examples' or 'uniform', as published.

@@ -5,7 +5,8 @@ from scipy import special
 
 def _check_rows(logits, labels):
   if len(logits) != len(labels) or not len(labels):
-    raise ValueError(f'expected equal, non-zero numbers of rows, got {len(logits)} logits and {len(labels)} labels')
+    raise ValueError(f'expected equal, non-zero numbers of rows, got {len(logits)} logits '
+                     f'and {len(labels)} labels')
 
 
 def accuracy(logits, labels):
@@ -39,4 +40,6 @@ def cross_entropy(logits, labels):
   """
   _check_rows(logits, labels)
   log_probabilities = special.log_softmax(np.asarray(logits, np.float64), axis=-1)
-  return float(-np.mean(np.take_along_axis(log_probabilities, np.asarray(labels, np.int64)[:, None], -1)))
+  return float(
+      -np.mean(np.take_along_axis(log_probabilities,
+                                  np.asarray(labels, np.int64)[:, None], -1)))

@@ -11,8 +11,9 @@ from jaxlab.nn import PatchConv, max_pool
 class CNN(nn.Module):
   """Convolutions, max pooling, one hidden dense layer: the EMNIST network of FedJAX by default.
 
-  The defaults (two VALID 3 x 3 convolutions, one pooling, 128 units, dropout .25 and .5) are FedJAX's; LEAF's FEMNIST
-  network is `kernel_size=5, padding='SAME', pool='each', hidden=2048, dropout=(0., 0.)`.
+  The defaults (two VALID 3 x 3 convolutions, one pooling, 128 units, dropout .25 and .5) are
+  FedJAX's; LEAF's FEMNIST network is `kernel_size=5, padding='SAME', pool='each', hidden=2048,
+  dropout=(0., 0.)`.
 
   Attributes:
     num_classes: width of the output.
@@ -35,10 +36,11 @@ class CNN(nn.Module):
 
   @nn.compact
   def __call__(self, x, train=False):
-    """Maps images [B, H, W] or [B, H, W, C] to logits [B, num_classes]; `train` turns dropout on (rng 'dropout')."""
+    """Maps images [B, H, W(, C)] to logits [B, num_classes]; `train` turns dropout on."""
     x = x[..., None] if x.ndim == 3 else x
     for i, width in enumerate(self.features):
-      x = nn.relu(PatchConv(width, (self.kernel_size,) * 2, padding=self.padding, dtype=self.dtype)(x))
+      x = nn.relu(
+          PatchConv(width, (self.kernel_size,) * 2, padding=self.padding, dtype=self.dtype)(x))
       if self.pool == 'each' or i == len(self.features) - 1:
         x = max_pool(x, 2)
     x = nn.Dropout(self.dropout[0], deterministic=not train)(x.reshape(x.shape[0], -1))

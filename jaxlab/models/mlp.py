@@ -19,7 +19,7 @@ class MLP(nn.Module):
 
   @nn.compact
   def __call__(self, x, train=False):
-    """Maps [B, ...] to logits [B, num_classes]. `train` changes nothing here; every classifier takes it."""
+    """Maps [B, ...] to logits [B, num_classes]; `train`, which every classifier takes, is moot."""
     del train
     x = x.reshape(x.shape[0], -1).astype(self.dtype)
     for width in self.features:

@@ -1,4 +1,4 @@
-"""Convolution as patches and a matrix product: fast inside scan and under vmap, where the CPU's own is not."""
+"""Convolution as patches and a matrix product: fast inside scan and under vmap on the CPU."""
 import math
 
 import flax.linen as nn
@@ -15,11 +15,12 @@ def _pads(size, kernel, stride, padding):
 
 
 class PatchConv(nn.Module):
-  """2-D convolution with the parameters of `flax.linen.Conv`, computed as pad, slice, concatenate, matmul.
+  """2-D convolution with the parameters of `flax.linen.Conv`, computed as pad, slice, concatenate,
+  matmul.
 
-  XLA's CPU convolution loses its fast path inside a while loop, and a convolution vmapped over per-client kernels becomes
-  a grouped convolution, slow everywhere; a matrix product stays one. The patches cost kernel_h * kernel_w times the
-  input's memory.
+  XLA's CPU convolution loses its fast path inside a while loop, and a convolution vmapped over
+  per-client kernels becomes a grouped convolution, slow everywhere; a matrix product stays one. The
+  patches cost kernel_h * kernel_w times the input's memory.
 
   Attributes:
     features: number of output channels.
@@ -42,22 +43,27 @@ class PatchConv(nn.Module):
     (kernel_h, kernel_w), (stride_h, stride_w) = self.kernel_size, self.strides
     kernel = self.param('kernel', nn.initializers.lecun_normal(),
                         (kernel_h, kernel_w, x.shape[-1], self.features), jnp.float32)
-    pads = (_pads(x.shape[1], kernel_h, stride_h, self.padding), _pads(x.shape[2], kernel_w, stride_w, self.padding))
+    pads = (_pads(x.shape[1], kernel_h, stride_h,
+                  self.padding), _pads(x.shape[2], kernel_w, stride_w, self.padding))
     x = jnp.pad(x.astype(self.dtype), ((0, 0), *pads, (0, 0)))
     rows, columns = x.shape[1] - kernel_h + 1, x.shape[2] - kernel_w + 1
-    patches = jnp.concatenate(
-        [x[:, i:i + rows:stride_h, j:j + columns:stride_w] for i in range(kernel_h) for j in range(kernel_w)], axis=-1)
+    patches = jnp.concatenate([
+        x[:, i:i + rows:stride_h, j:j + columns:stride_w] for i in range(kernel_h)
+        for j in range(kernel_w)
+    ], axis=-1)
     y = patches @ kernel.reshape(-1, self.features).astype(self.dtype)
     if self.use_bias:
-      y = y + self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32).astype(self.dtype)
+      y = y + self.param('bias', nn.initializers.zeros,
+                         (self.features,), jnp.float32).astype(self.dtype)
     return y
 
 
 def max_pool(x, window):
-  """Non-overlapping max pooling of [B, H, W, C] by `window` x `window`; a ragged edge is dropped (VALID).
+  """Non-overlapping max pooling of [B, H, W, C] by `window` x `window`; a ragged edge is dropped
+  (VALID).
 
-  Written as a reshape and a maximum: its gradient needs no select-and-scatter, which is slow on the CPU. At ties the
-  gradient is shared evenly.
+  Written as a reshape and a maximum: its gradient needs no select-and-scatter, which is slow on the
+  CPU. At ties the gradient is shared evenly.
   """
   b, h, w, c = x.shape
   x = x[:, :h // window * window, :w // window * window]

@@ -24,7 +24,7 @@ SCHEDULES = _public_functions(
 OPTIMIZERS = {
     **_public_functions(optax, lambda name, function: not name.startswith('scale_by_') and
                         'learning_rate' in inspect.signature(function).parameters),
-    'adasam': adasam, 'fedlalr': fedlalr, 'sam': sam, 'scale_by_adasam': scale_by_adasam}  # fmt: skip
+    'adasam': adasam, 'fedlalr': fedlalr, 'sam': sam, 'scale_by_adasam': scale_by_adasam}
 
 # The arguments of `sam`, with their defaults, that describe a perturbation.
 ASCENT = {name: inspect.signature(sam).parameters[name].default

@@ -15,7 +15,7 @@ def names():
 
 
 def load(name):
-  """Imports and returns the package `jaxlab.systems.<name>`; raises ConfigError with the nearest name if there is none."""
+  """Imports `jaxlab.systems.<name>`; raises ConfigError with the nearest name if there is none."""
   if name not in names():
     raise config_lib.unknown('system', name, names())
   return importlib.import_module(f'jaxlab.systems.{name}')
@@ -57,6 +57,6 @@ def check(config):
 
 
 def make_task(config):
-  """Checks the config and makes the Task that `config.task` names; raises ConfigError for whatever cannot be built."""
+  """Checks the config and makes the Task that it names; ConfigError if that cannot be done."""
   check(config)
   return task_module(config).make_task(config)

@@ -1,1 +1,4 @@
-"""Problems that several systems share. A module of this folder exposes `make_task(config)`, `check(config)`, `CONFIG_KEYS`."""
+"""Problems that several systems share; a module each.
+
+A module exposes `make_task(config)`, `check(config)` and `CONFIG_KEYS`.
+"""

@@ -17,7 +17,7 @@ MODELS = {'mlp': models.MLP, 'cnn': models.CNN}
 
 
 class DataSpec(NamedTuple):
-  """How a data set is read: its number of classes, shape of an example and the factor that brings it to about [0, 1]."""
+  """A data set's number of classes, shape of an example, and factor to about [0, 1]."""
   num_classes: int
   shape: tuple[int, ...]
   scale: float
@@ -41,17 +41,20 @@ def corrupt(train, *, num_classes, label_noise=0.0, seed=0):
   config_lib.require(0 <= label_noise <= 1, 'data.label_noise', 'a probability', label_noise)
   rng = np.random.default_rng([seed, 1])
   label = train['label']
-  noisy = np.where(rng.random(len(label)) < label_noise, rng.integers(0, num_classes, len(label)), label)
+  noisy = np.where(
+      rng.random(len(label)) < label_noise, rng.integers(0, num_classes, len(label)), label)
   return {**train, 'label': noisy.astype(label.dtype)}
 
 
 def unlike_units(columns, *, decades, seed=0):
-  """Multiplies each input feature by its own 10^u, u uniform in [-decades, decades], the same for every split."""
-  factors = 10 ** np.random.default_rng([seed, 2]).uniform(-decades, decades, columns['image'].shape[1:])
+  """Multiplies each feature by its own 10^u, u uniform in [-decades, decades]."""
+  factors = 10**np.random.default_rng([seed, 2]).uniform(-decades, decades,
+                                                         columns['image'].shape[1:])
   return {**columns, 'image': (columns['image'] * factors).astype(np.float32)}
 
 
-def load_arrays(*, name: str, train: str, test: str, label_noise: float = 0.0, units: float = 0.0, seed: int = 0):
+def load_arrays(*, name: str, train: str, test: str, label_noise: float = 0.0, units: float = 0.0,
+                seed: int = 0):
   """Loads the two splits of a data set into memory.
 
   Args:
@@ -67,19 +70,25 @@ def load_arrays(*, name: str, train: str, test: str, label_noise: float = 0.0, u
   """
   spec = config_lib.choose(name, DATASETS, 'data.name')
   builder = builders.load(name)
-  splits = {'train': dict(builders.arrays(builder, train)), 'test': dict(builders.arrays(builder, test))}
+  splits = {
+      'train': dict(builders.arrays(builder, train)), 'test': dict(builders.arrays(builder, test))
+  }
   if label_noise:
-    splits['train'] = corrupt(splits['train'], num_classes=spec.num_classes, label_noise=label_noise, seed=seed)
+    splits['train'] = corrupt(splits['train'], num_classes=spec.num_classes,
+                              label_noise=label_noise, seed=seed)
   if units:
-    splits = {split: unlike_units(columns, decades=units, seed=seed) for split, columns in splits.items()}
+    splits = {
+        split: unlike_units(columns, decades=units, seed=seed) for split, columns in splits.items()
+    }
   return spec, splits
 
 
 def make_task(config):
-  """Makes the Task from `config.model` ({name, ...module fields}) and `config.data` (arguments of `load_arrays`)."""
+  """Makes the Task from `config.model` ({name, ...fields}) and `config.data` (`load_arrays`)."""
   model = check(config)
   spec, splits = config_lib.call(load_arrays, config['data'], 'data', drop=())
-  return from_model(model, spec, {name: pipeline.from_arrays(columns) for name, columns in splits.items()})
+  return from_model(model, spec,
+                    {name: pipeline.from_arrays(columns) for name, columns in splits.items()})
 
 
 def check(config):

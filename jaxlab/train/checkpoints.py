@@ -1,8 +1,8 @@
 """Checkpoints: Orbax for the state, Grain for the data iterator, checksums that notice damage.
 
-A checkpoint is taken from the host copy of the state, leaf by leaf under its key path, so it does not depend on how a
-pytree is laid out over devices or processes. Orbax writes to a temporary folder and renames it, so a run killed in the
-middle of a write finds the checkpoint before it.
+A checkpoint is taken from the host copy of the state, leaf by leaf under its key path, so it does
+not depend on how a pytree is laid out over devices or processes. Orbax writes to a temporary folder
+and renames it, so a run killed in the middle of a write finds the checkpoint before it.
 """
 import logging
 import pathlib
@@ -23,11 +23,14 @@ _log = logging.getLogger(__name__)
 def flatten(tree):
   """{key path: leaf} of a pytree; typed PRNG keys become their raw data."""
   host = parallel.to_host(tree)
-  return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(host)[0]}
+  return {
+      jax.tree_util.keystr(path): leaf
+      for path, leaf in jax.tree_util.tree_flatten_with_path(host)[0]
+  }
 
 
 def unflatten(template, leaves):
-  """Puts {key path: array} back into the structure of `template`, wrapping PRNG keys; the inverse of `flatten`."""
+  """Puts {key path: array} back into the structure of `template`; the inverse of `flatten`."""
   def leaf(path, like):
     value = leaves[jax.tree_util.keystr(path)]
     if jax.dtypes.issubdtype(like.dtype, jax.dtypes.prng_key):
@@ -98,7 +101,8 @@ class Checkpointer:
     """Restores the newest undamaged checkpoint; damaged ones are reported and moved aside.
 
     Args:
-      template: function of a checkpoint's meta that gives the pytree to fill (arrays or ShapeDtypeStructs).
+      template: function of a checkpoint's meta that gives the pytree to fill (arrays or
+        ShapeDtypeStructs).
       iterator: function of a checkpoint's meta that gives the Grain iterator to set, or None.
 
     Returns:
@@ -139,7 +143,10 @@ class Checkpointer:
       items['data'] = grain.PyGrainCheckpointRestore(data)
     leaves = self._manager.restore(step, args=ocp.args.Composite(**items))['state']
     leaves = {path: np.asarray(leaf) for path, leaf in leaves.items()}
-    broken = [path for path, checksum in checksums(leaves).items() if meta['checksums'].get(path) != checksum]
+    broken = [
+        path for path, checksum in checksums(leaves).items()
+        if meta['checksums'].get(path) != checksum
+    ]
     if broken:
       raise ValueError(f'checksum of {broken[0]} differs')
     return step, unflatten(wanted, leaves), data, meta
@@ -152,7 +159,7 @@ class Checkpointer:
 
 
 def _host_zeros(template):
-  """{key path: NumPy zeros} of the arrays that `flatten` gives for `template`; what Orbax restores into."""
+  """{key path: NumPy zeros} shaped as `flatten` gives; what Orbax restores into."""
   def raw(leaf):
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
       return jax.eval_shape(jax.random.key_data, leaf)
@@ -164,11 +171,13 @@ def _host_zeros(template):
 def _check_paths(wanted, saved, step):
   missing, extra = sorted(set(wanted) - set(saved)), sorted(set(saved) - set(wanted))
   if missing or extra:
-    raise ConfigError(f'checkpoint {step} has another structure: missing {missing[:5]}, left over {extra[:5]}')
+    raise ConfigError(
+        f'checkpoint {step} has another structure: missing {missing[:5]}, left over {extra[:5]}')
 
 
 def _disk_error(step, error):
-  return OSError(f'checkpoint {step} could not be written ({str(error).splitlines()[0]}); earlier ones are kept')
+  reason = str(error).splitlines()[0]
+  return OSError(f'checkpoint {step} could not be written ({reason}); earlier ones are kept')
 
 
 def read_leaves(directory):
@@ -191,12 +200,12 @@ def read_leaves(directory):
 
 
 def load_collection(directory, template, name='params'):
-  """Reads one collection ('params', 'running') of the newest checkpoint of another run, central or federated.
+  """Reads one collection of the newest checkpoint of another run, central or federated.
 
   Args:
     directory: its workdir or checkpoint folder.
     template: pytree of arrays; every path must be there with this shape.
-    name: which collection.
+    name: which collection, 'params' or 'running'.
 
   Returns:
     Pytree of NumPy arrays like `template`.
@@ -211,5 +220,6 @@ def load_collection(directory, template, name='params'):
   _check_paths(wanted, leaves, f'in {directory}')
   for path, leaf in wanted.items():
     if leaves[path].shape != leaf.shape:
-      raise ConfigError(f'{directory}: {name}{path} has shape {leaves[path].shape}, expected {leaf.shape}')
+      raise ConfigError(
+          f'{directory}: {name}{path} has shape {leaves[path].shape}, expected {leaf.shape}')
   return unflatten(template, leaves)

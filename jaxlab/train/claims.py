@@ -1,4 +1,4 @@
-"""Claims of a paper, judged: the table, the results file and the verdict of every `reproduce.py`."""
+"""Claims of a paper, judged: table, results file and verdict of every `reproduce.py`."""
 import json
 import math
 import pathlib
@@ -43,7 +43,8 @@ class Margin(NamedTuple):
 def margin(better, worse):
   """The Margin of `better - worse`, arrays [runs] paired by seed."""
   difference = np.asarray(better, np.float64) - np.asarray(worse, np.float64)
-  return Margin(float(difference.mean()), float(difference.std(ddof=1) / math.sqrt(len(difference))))
+  return Margin(
+      float(difference.mean()), float(difference.std(ddof=1) / math.sqrt(len(difference))))
 
 
 def verdict(condition):
@@ -67,9 +68,10 @@ def report(system, claims, results, workdir, *, seed, ablate):
   """
   workdir = pathlib.Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
-  write_atomically(workdir / 'results.json', json.dumps(
-      {'system': system, 'seed': seed, 'ablate': ablate, 'claims': [claim._asdict() for claim in claims],
-       **results}, indent=1) + '\n')
+  write_atomically(
+      workdir / 'results.json',
+      json.dumps({'system': system, 'seed': seed, 'ablate': ablate,
+                  'claims': [claim._asdict() for claim in claims], **results}, indent=1) + '\n')
   print(f'{system}, seed {seed}{", ablated" if ablate else ""}')
   print(format_table(Claim._fields, claims))
   print(f'results: {workdir}/results.json')

@@ -36,7 +36,9 @@ class Evaluator:
   def __call__(self, state, constants, split, prefix=None):
     """Returns {f'{prefix}/{metric}': float}; the prefix is the split's name unless given."""
     pairs = list(self.predict(state, constants, split))
-    return {f'{prefix or split}/{name}': value for name, value in self._task.evaluate(pairs).items()}
+    return {
+        f'{prefix or split}/{name}': value for name, value in self._task.evaluate(pairs).items()
+    }
 
   def predict(self, state, constants, split):
     """Yields (outputs, batch) of the real rows of the split as NumPy arrays, on every process.
@@ -49,10 +51,12 @@ class Evaluator:
     dataset = self._task.dataset(split)
     key = jax.random.fold_in(state.key, state.step)
     batches = pipeline.eval_batches(dataset, batch_size=self._rows * jax.process_count(),
-                                    process_index=jax.process_index(), process_count=jax.process_count())
+                                    process_index=jax.process_index(),
+                                    process_count=jax.process_count())
     for batch in batches:
-      outputs = self._predict(state.params, state.running, constants,
-                              parallel.shard(parallel.split(batch, self._devices), devices=self._devices), key)
+      outputs = self._predict(
+          state.params, state.running, constants,
+          parallel.shard(parallel.split(batch, self._devices), devices=self._devices), key)
       local = jax.tree.map(lambda x: x[None], batch)
       outputs, batch = parallel.gather_rows((outputs, local))
       real = batch['weight'] > 0

@@ -37,14 +37,15 @@ class Hook(NamedTuple):
 def fit(task, config, *, workdir=None, state=None, hooks=(), devices=None):
   """Trains a Task.
 
-  With a workdir the run writes metrics, checkpoints and figures there, and the same call goes on from the newest good
-  checkpoint. SIGTERM saves and raises `Preempted` (exit status 0).
+  With a workdir the run writes metrics, checkpoints and figures there, and the same call goes on
+  from the newest good checkpoint. SIGTERM saves and raises `Preempted` (exit status 0).
 
   Args:
     task: Task.
     config: mapping with the fields of `phases.FitConfig`; other keys are ignored.
     workdir: folder of the run, or None to keep nothing.
-    state: TrainState to start the first phase from (its params, running state and key); None initialises.
+    state: TrainState to start the first phase from (its params, running state and key); None
+      initialises.
     hooks: sequence of `Hook`.
     devices: devices to train on, all by default.
 
@@ -61,7 +62,8 @@ def fit(task, config, *, workdir=None, state=None, hooks=(), devices=None):
   schedule = settings.schedule()
   build = functools.partial(_initial_state, task, schedule, settings.seed, hooks)
   parallel.check_fits(jax.eval_shape(build)[0], 'config.model')
-  template = lambda phase: jax.eval_shape(functools.partial(_template, task, schedule, settings.seed, hooks, phase))
+  template = lambda phase: jax.eval_shape(
+      functools.partial(_template, task, schedule, settings.seed, hooks, phase))
   template(len(schedule) - 1)  # finds what does not fit together before anything compiles
 
   with Run(config, workdir, unit='step', total=settings.total_steps, keep=settings.keep) as run:
@@ -71,19 +73,22 @@ def fit(task, config, *, workdir=None, state=None, hooks=(), devices=None):
         lambda meta: iter(_train_batches(task, settings, meta['phase'])))
     if restored:
       _, state, iterator, meta = restored
-      config_lib.require(meta['constants'] == fingerprint(constants), 'constants', 'those of the checkpoint', 'others')
+      config_lib.require(meta['constants'] == fingerprint(constants), 'constants',
+                         'those of the checkpoint', 'others')
       first, begun = meta['phase'], True
     else:
-      state = fresh if state is None else fresh._replace(params=state.params, running=state.running, key=state.key)
+      state = fresh if state is None else fresh._replace(params=state.params, running=state.running,
+                                                         key=state.key)
       first, begun, iterator = 0, False, None
     constants = parallel.place(constants, devices=devices)
     evaluator = Evaluator(task, devices=devices)
     for index in range(first, len(schedule)):
       if not begun:
-        state, iterator = _begin_phase(state, schedule[index]), iter(_train_batches(task, settings, index))
+        state = _begin_phase(state, schedule[index])
+        iterator = iter(_train_batches(task, settings, index))
       begun = False
-      state = _run_phase(run, task, settings, index, parallel.place(state, devices=devices), constants, iterator,
-                         hooks, evaluator, devices)
+      state = _run_phase(run, task, settings, index, parallel.place(state, devices=devices),
+                         constants, iterator, hooks, evaluator, devices)
     run.draw()
     return state
 
@@ -92,7 +97,8 @@ def check_devices(settings, devices=None):
   """Raises ConfigError unless the batch divides over the devices and microbatches."""
   count = len(devices or jax.devices())
   config_lib.require(settings.batch_size % (count * settings.accumulate) == 0, 'config.batch_size',
-                     f'a multiple of {count} devices x accumulate={settings.accumulate}', settings.batch_size)
+                     f'a multiple of {count} devices x accumulate={settings.accumulate}',
+                     settings.batch_size)
 
 
 def _initial_state(task, schedule, seed, hooks):
@@ -102,8 +108,9 @@ def _initial_state(task, schedule, seed, hooks):
   zero = jnp.zeros((), jnp.int32)
   mask = phases_lib.trainable_mask(params, schedule[0])
   opt_state = phases_lib.make_optimizer(schedule[0]).init(select(params, mask))
-  state = TrainState(step=zero, params=params, running=running, opt_state=opt_state, key=key, bad_steps=zero,
-                     skipped=zero, hooks={hook.name: hook.init(params) for hook in hooks})
+  state = TrainState(step=zero, params=params, running=running, opt_state=opt_state, key=key,
+                     bad_steps=zero, skipped=zero,
+                     hooks={hook.name: hook.init(params) for hook in hooks})
   return state, constants
 
 
@@ -117,7 +124,8 @@ def _template(task, schedule, seed, hooks, phase):
 
 def _with_params(state, params, phase):
   mask = phases_lib.trainable_mask(params, phase)
-  return state._replace(params=params, opt_state=phases_lib.make_optimizer(phase).init(select(params, mask)))
+  opt_state = phases_lib.make_optimizer(phase).init(select(params, mask))
+  return state._replace(params=params, opt_state=opt_state)
 
 
 def _begin_phase(state, phase):
@@ -135,14 +143,14 @@ def _train_batches(task, settings, phase):
 
 
 def _next_batch(iterator, steps, devices):
-  """The rows of the next `steps` batches on the devices: [local devices, B, ...], or [local devices, steps, B, ...]."""
+  """The rows of the next `steps` batches, on the devices: [local devices, (steps,) B, ...]."""
   batches = [parallel.split(next(iterator), devices) for _ in range(steps)]
   batch = batches[0] if steps == 1 else jax.tree.map(lambda *x: np.stack(x, axis=1), *batches)
   return parallel.shard(batch, devices=devices)
 
 
 def many_steps(state, constants, batches, *, step):
-  """Scans `step` over batches [S, B, ...]; metrics are those of the last step, 'bad_steps' the worst."""
+  """Scans `step` over batches [S, B, ...]; metrics of the last step, 'bad_steps' the worst."""
   state, metrics = jax.lax.scan(lambda carry, batch: step(carry, constants, batch), state, batches)
   return state, {**jax.tree.map(lambda x: x[-1], metrics), 'bad_steps': metrics['bad_steps'].max()}
 
@@ -151,9 +159,9 @@ def _run_phase(run, task, settings, index, state, constants, iterator, hooks, ev
   schedule = settings.schedule()
   phase = schedule[index]
   end = sum(p.steps for p in schedule[:index + 1])
-  step = functools.partial(
-      train_step, task=task, optimizer=phases_lib.make_optimizer(phase), accumulate=settings.accumulate,
-      trainable=phases_lib.trainable_mask(state.params, phase))
+  step = functools.partial(train_step, task=task, optimizer=phases_lib.make_optimizer(phase),
+                           accumulate=settings.accumulate,
+                           trainable=phases_lib.trainable_mask(state.params, phase))
   if settings.steps_per_call > 1:
     step = functools.partial(many_steps, step=step)
   program = jax.pmap(step, axis_name=parallel.BATCH, in_axes=(None, None, 0), out_axes=(None, None),

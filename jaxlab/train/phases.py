@@ -1,4 +1,4 @@
-"""The settings of a fit and its phases: what is trained, by which optimizer, for how long, from which weights."""
+"""The settings of a fit and its phases: what is trained, how long, from which weights."""
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
@@ -17,8 +17,10 @@ class Phase:
   Attributes:
     steps: optimizer steps, >= 1.
     optimizer: config for `optim.make_optimizer`.
-    trainable: regex; parameters whose path 'a/b/kernel' it matches in full are trained, others stay as they are.
-    init_from: checkpoint folder of another run whose parameters replace the current ones at the start.
+    trainable: regex; parameters whose path 'a/b/kernel' it matches in full are trained, others stay
+      as they are.
+    init_from: checkpoint folder of another run whose parameters replace the current ones at the
+      start.
     surgery: 'package.module:function', params -> params, applied at the start; may change shapes.
   """
   steps: int
@@ -41,7 +43,8 @@ class FitConfig:
     init_from: checkpoint folder to start from (a run without `phases`).
     seed: of initialisation, data order and noise.
     accumulate: microbatches a step on each device.
-    steps_per_call: steps scanned in one device program; `steps` and every interval must be multiples of it.
+    steps_per_call: steps scanned in one device program; `steps` and every interval must be
+      multiples of it.
     log_every: steps between metric rows.
     eval_every: steps between evaluations of `eval_splits`; 0 for the end only.
     eval_splits: splits to evaluate.
@@ -74,9 +77,11 @@ class FitConfig:
     lengths = {f'phases[{i}].steps': phase.steps for i, phase in enumerate(self.schedule())}
     for name, value in {**lengths, 'log_every': self.log_every, 'eval_every': self.eval_every,
                         'save_every': self.save_every}.items():
-      config_lib.require(value % per_call == 0, name, f'a multiple of steps_per_call={per_call}', value)
+      config_lib.require(value % per_call == 0, name, f'a multiple of steps_per_call={per_call}',
+                         value)
     for i, phase in enumerate(self.schedule()):
-      config_lib.require(phase.steps >= 1, f'phases[{i}].steps' if self.phases else 'steps', 'at least 1', phase.steps)
+      config_lib.require(phase.steps >= 1, f'phases[{i}].steps' if self.phases else 'steps',
+                         'at least 1', phase.steps)
       make_optimizer(phase, f'phases[{i}].optimizer' if self.phases else 'optimizer')
       trainable_regex(phase)
 
@@ -98,8 +103,9 @@ FIT_KEYS = tuple(field.name for field in dataclasses.fields(FitConfig))
 
 
 def fit_config(config):
-  """Reads and checks the settings of `fit` from an experiment config; keys of other parts are left to their owners."""
-  return config_lib.call(FitConfig, {key: config[key] for key in FIT_KEYS if key in config}, 'config', drop=())
+  """Reads and checks the settings of `fit`; keys of other parts are left to their owners."""
+  return config_lib.call(FitConfig, {key: config[key] for key in FIT_KEYS if key in config},
+                         'config', drop=())
 
 
 def make_optimizer(phase, where='optimizer'):
@@ -112,14 +118,16 @@ def trainable_regex(phase):
   try:
     return re.compile(phase.trainable)
   except re.error as error:
-    raise config_lib.ConfigError(f'trainable: {phase.trainable!r} is no regular expression ({error})') from error
+    raise config_lib.ConfigError(
+        f'trainable: {phase.trainable!r} is no regular expression ({error})') from error
 
 
 def trainable_mask(params, phase):
   """Pytree of bools: which parameters a phase trains. Raises ConfigError if it trains none."""
   pattern = trainable_regex(phase)
   path_name = lambda path: '/'.join(str(key.key) for key in path)
-  mask = jax.tree_util.tree_map_with_path(lambda path, _: pattern.fullmatch(path_name(path)) is not None, params)
+  mask = jax.tree_util.tree_map_with_path(
+      lambda path, _: pattern.fullmatch(path_name(path)) is not None, params)
   if not any(jax.tree.leaves(mask)):
     paths = [path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
     raise config_lib.ConfigError(f'trainable: {phase.trainable!r} matches none of {paths[:8]}')

@@ -1,4 +1,4 @@
-"""What every loop needs around its program: workdir, checkpoints, metrics, progress, preemption, bad steps."""
+"""What every loop needs around its program: workdir, checkpoints, metrics, preemption."""
 import importlib
 import logging
 import signal
@@ -58,7 +58,7 @@ class Run:
       _log.warning('%s', failure)
 
   def resume(self, template, iterator=None):
-    """Restores the newest good checkpoint (see `Checkpointer.restore`) and opens the metric files where it ends."""
+    """Restores as `Checkpointer.restore` does, and opens the metric files where that ends."""
     restored = self._checkpointer.restore(template, iterator)
     start = restored[0] if restored else 0
     if restored:
@@ -98,7 +98,8 @@ class Run:
     """Saves and raises `Preempted`."""
     self.save(step, state, iterator, meta)
     self._checkpointer.wait()
-    _log.info('stopped by SIGTERM: saved %s %d; the same command goes on from there', self.unit, step)
+    _log.info('stopped by SIGTERM: saved %s %d; the same command goes on from there', self.unit,
+              step)
     raise Preempted(0)
 
   def draw(self):
@@ -110,14 +111,16 @@ class Run:
 def check_bad_steps(bad_steps, limit, step, unit='step'):
   """Raises FloatingPointError naming the step once `bad_steps` updates in a row were not finite."""
   if bad_steps >= limit:
-    raise FloatingPointError(f'{unit} {step}: the last {bad_steps} updates in a row were not finite and were skipped; '
-                             f'stopping (max_bad_steps={limit})')
+    raise FloatingPointError(
+        f'{unit} {step}: the last {bad_steps} updates in a row were not finite and were skipped; '
+        f'stopping (max_bad_steps={limit})')
 
 
 def resolve_function(path, where):
-  """Imports 'package.module:function'; raises ConfigError naming the key if there is no such function."""
+  """Imports 'package.module:function'; ConfigError naming the key if there is none."""
   module, _, name = path.partition(':')
   try:
     return getattr(importlib.import_module(module), name)
   except (ImportError, AttributeError, ValueError) as error:
-    raise ConfigError(f'{where}: expected package.module:function, got {path!r} ({error})') from error
+    raise ConfigError(
+        f'{where}: expected package.module:function, got {path!r} ({error})') from error

@@ -1,4 +1,4 @@
-"""One training step: global gradient, optimizer update, metrics. Pure, and the same on 1 or many devices."""
+"""One training step: global gradient, update, metrics. The same on one or many devices."""
 from typing import Any, NamedTuple
 
 import jax
@@ -37,7 +37,7 @@ class TrainState(NamedTuple):
 
 
 def select(tree, mask):
-  """The leaves of `tree` where `mask` is True; None, which JAX takes for an empty subtree, elsewhere."""
+  """The leaves of `tree` where `mask` is True, and None (an empty subtree) elsewhere."""
   return jax.tree.map(lambda keep, x: x if keep else None, mask, tree)
 
 
@@ -58,12 +58,17 @@ def all_finite(tree):
   return jnp.all(jnp.array([jnp.isfinite(x).all() for x in leaves])) if leaves else jnp.array(True)
 
 
+def _positive(weight):
+  """A weight that can be divided by; a sum over nothing but padding is 0 / tiny = 0."""
+  return jnp.maximum(weight, jnp.finfo(jnp.float32).tiny)
+
+
 def _zeros_like_shapes(shapes):
   return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
 
 def summed_gradient(loss, params, running, batch, key, accumulate=1):
-  """Sums of loss, weights, metrics and gradient of this device's rows, over microbatches of equal size.
+  """Sums of loss, weights, metrics and gradient of this device's rows, over equal microbatches.
 
   Args:
     loss: (params, running, batch, key) -> `task.Loss`.
@@ -74,7 +79,8 @@ def summed_gradient(loss, params, running, batch, key, accumulate=1):
     accumulate: number of microbatches.
 
   Returns:
-    (gradient of the sum of weighted losses, {name: (sum of weighted values, sum of weights)}, running).
+    (gradient of the sum of weighted losses, {name: (sum of weighted values, sum of weights)},
+    running).
   """
   def micro(params, running, rows, index):
     def total(params):
@@ -102,7 +108,9 @@ def summed_gradient(loss, params, running, batch, key, accumulate=1):
 
 
 def task_gradient(task, constants=None, accumulate=1):
-  """The gradient of a Task off the device axis: (params, batch, key) -> (gradient of the mean, {metric: (sum, weight)}).
+  """The gradient of a Task as a function of (params, batch, key), off the device axis.
+
+  It returns (gradient of the weighted mean loss, {metric: (sum, weight)}).
 
   Args:
     task: Task without running state.
@@ -114,19 +122,21 @@ def task_gradient(task, constants=None, accumulate=1):
 
   def gradient(params, batch, key):
     total, sums, _ = summed_gradient(loss, params, {}, batch, key, accumulate)
-    scale = 1 / jnp.maximum(sums['loss'][1], 1e-30)
+    scale = 1 / _positive(sums['loss'][1])
     return jax.tree.map(lambda g: g * scale.astype(g.dtype), total), sums
 
   return gradient
 
 
-def train_step(state, constants, batch, *, task, optimizer, trainable, accumulate=1, axis=parallel.BATCH):
+def train_step(state, constants, batch, *, task, optimizer, trainable, accumulate=1,
+               axis=parallel.BATCH):
   """Takes one optimizer step.
 
-  The gradient is that of the global weighted mean: local sums are differentiated, `psum`med and divided by the global sum
-  of weights, so padding and the number of devices change nothing. `grad_fn` (params -> the same global gradient elsewhere)
-  and `local_grads` (this device's share) are handed to every optimizer that wants them. A step whose gradient or update is
-  not finite changes nothing but the counters.
+  The gradient is that of the global weighted mean: local sums are differentiated, `psum`med and
+  divided by the global sum of weights, so padding and the number of devices change nothing.
+  `grad_fn` (params -> the same global gradient elsewhere) and `local_grads` (this device's share)
+  are handed to every optimizer that wants them. A step whose gradient or update is not finite
+  changes nothing but the counters.
 
   Args:
     state: TrainState.
@@ -139,31 +149,35 @@ def train_step(state, constants, batch, *, task, optimizer, trainable, accumulat
     axis: name of the device axis.
 
   Returns:
-    (new state, {metric: float32 global mean}), with 'grad_norm', 'bad_steps' and 'skipped' among the metrics.
+    (new state, {metric: float32 global mean}), with 'grad_norm', 'bad_steps' and 'skipped' among
+    the metrics.
   """
   key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), parallel.axis_index(axis))
   frozen = select(state.params, jax.tree.map(lambda keep: not keep, trainable))
 
   def loss(params, running, rows, key):
-    return task.loss(join_variables(merge(trainable, params, frozen), running, constants), rows, key)
+    return task.loss(
+        join_variables(merge(trainable, params, frozen), running, constants), rows, key)
 
   def local_and_global(params):
     gradient, sums, running = summed_gradient(loss, params, state.running, batch, key, accumulate)
     total, sums = parallel.psum((gradient, sums), axis)
-    scale = 1 / jnp.maximum(sums['loss'][1], jnp.finfo(jnp.float32).tiny)
+    scale = 1 / _positive(sums['loss'][1])
     divide = lambda tree: jax.tree.map(lambda g: g * scale.astype(g.dtype), tree)
     return divide(gradient), divide(total), sums, running
 
   params = select(state.params, trainable)
   local, gradient, sums, running = local_and_global(params)
   updates, opt_state = optax.with_extra_args_support(optimizer).update(
-      gradient, state.opt_state, params, grad_fn=lambda p: local_and_global(p)[1], local_grads=local)
+      gradient, state.opt_state, params, grad_fn=lambda p: local_and_global(p)[1],
+      local_grads=local)
   good = all_finite((gradient, updates, sums['loss']))
   new = (merge(trainable, optax.apply_updates(params, updates), frozen), running, opt_state)
   params, running, opt_state = tree_where(good, new, (state.params, state.running, state.opt_state))
   state = state._replace(
       step=state.step + 1, params=params, running=running, opt_state=opt_state,
       bad_steps=jnp.where(good, 0, state.bad_steps + 1), skipped=state.skipped + ~good)
-  metrics = {name: value / jnp.maximum(weight, jnp.finfo(jnp.float32).tiny) for name, (value, weight) in sums.items()}
-  metrics.update(grad_norm=optax.tree.norm(gradient), bad_steps=state.bad_steps, skipped=state.skipped)
+  metrics = {name: value / _positive(weight) for name, (value, weight) in sums.items()}
+  metrics.update(
+      grad_norm=optax.tree.norm(gradient), bad_steps=state.bad_steps, skipped=state.skipped)
   return state, metrics

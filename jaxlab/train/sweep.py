@@ -1,4 +1,4 @@
-"""A sweep: arms x grid x seeds, each a run in a folder of its own, ending in one table and one figure.
+"""A sweep: arms x grid x seeds, each a run in a folder of its own; one table and one figure.
 
 Finished runs are not repeated: a sweep that was killed goes on with the run that was cut.
 """
@@ -22,7 +22,8 @@ class SweepConfig:
   """The mapping `config.sweep`.
 
   Attributes:
-    arms: label -> {'set': ((dotted key, value), ...), 'grid': ((dotted key, (values, ...)), ...)}; both may be left out.
+    arms: label -> {'set': ((dotted key, value), ...), 'grid': ((dotted key, (values, ...)), ...)};
+      both may be left out.
     seeds: values of `config.seed`; every cell runs with each.
     metric: metric row that judges a run; larger is better.
     target: value of the metric whose first crossing is reported, or None.
@@ -37,7 +38,9 @@ class SweepConfig:
   def __post_init__(self):
     for label, arm in self.arms.items():
       config_lib.check_keys(arm, ('set', 'grid'), f'sweep.arms.{label}')
-    config_lib.require(len(self.arms) and len(self.seeds), 'sweep', 'at least one arm and one seed', dict(self.arms))
+    config_lib.require(
+        len(self.arms) and len(self.seeds), 'sweep', 'at least one arm and one seed', dict(
+            self.arms))
 
 
 class Cell(NamedTuple):
@@ -85,8 +88,9 @@ def summarise(rows, settings):
   """What the table says of one run, from its metric rows.
 
   Returns:
-    {'x': steps of the evaluations, 'curve': metric there, 'final': mean of the last `last`, 'to_target': first step at the
-    target or None, 'mb': megabytes sent both ways by the clients up to the end, 0 where none are counted}.
+    {'x': steps of the evaluations, 'curve': metric there, 'final': mean of the last `last`,
+    'to_target': first step at the target or None, 'mb': megabytes sent both ways by the clients up
+    to the end, 0 where none are counted}.
   """
   x, curve = figures.series(rows, settings.metric)
   if not len(x):
@@ -94,9 +98,13 @@ def summarise(rows, settings):
   reached = x[curve >= settings.target] if settings.target is not None else []
   traffic = [row['mb_down'] + row['mb_up'] for row in rows if 'mb_up' in row]
   to_target = int(reached[0]) if len(reached) else None
-  at_target = [row['mb_down'] + row['mb_up'] for row in rows if 'mb_up' in row and row['step'] == to_target]
-  return {'x': x.tolist(), 'curve': curve.tolist(), 'final': float(curve[-settings.last:].mean()), 'to_target': to_target,
-          'mb': traffic[-1] if traffic else 0.0, 'mb_to_target': at_target[0] if at_target else None}
+  at_target = [
+      row['mb_down'] + row['mb_up'] for row in rows if 'mb_up' in row and row['step'] == to_target
+  ]
+  return {'x': x.tolist(), 'curve': curve.tolist(),
+          'final': float(curve[-settings.last:].mean()), 'to_target': to_target,
+          'mb': traffic[-1] if traffic else 0.0,
+          'mb_to_target': at_target[0] if at_target else None}
 
 
 def run_sweep(config, run_one, workdir):
@@ -114,7 +122,8 @@ def run_sweep(config, run_one, workdir):
     ConfigError: the sweep is impossible, or the folder holds another one.
   """
   settings = sweep_config(config)
-  workdir = open_workdir(workdir, config)  # finished runs of another sweep must not be taken for ours
+  # Finished runs of another sweep must not be taken for ours.
+  workdir = open_workdir(workdir, config)
   results = []
   for number, cell in enumerate(cells(config, settings)):
     runs = []
@@ -123,14 +132,19 @@ def run_sweep(config, run_one, workdir):
       done = folder / 'finished.json'
       if not done.exists():
         run_one({**cell.config, 'seed': seed}, folder)
-        write_atomically(done, json.dumps(summarise(read_metrics(folder / 'metrics.jsonl'), settings)) + '\n')
+        write_atomically(
+            done,
+            json.dumps(summarise(read_metrics(folder / 'metrics.jsonl'), settings)) + '\n')
       runs.append(json.loads(done.read_text()))
     results.append({'arm': cell.arm, 'setting': cell.setting, 'runs': runs})
   write_atomically(workdir / 'results.json', json.dumps(results, indent=1) + '\n')
   chosen = best_cells(results)
-  lines = {label(cell): (cell['runs'][0]['x'], [run['curve'] for run in cell['runs']]) for cell in chosen}
-  figures.compare(lines, workdir / 'figures' / 'sweep.png', xlabel='step or round', ylabel=settings.metric,
-                  title='each arm at the best of its grid', target=settings.target)
+  lines = {
+      label(cell): (cell['runs'][0]['x'], [run['curve'] for run in cell['runs']]) for cell in chosen
+  }
+  figures.compare(lines, workdir / 'figures' / 'sweep.png', xlabel='step or round',
+                  ylabel=settings.metric, title='each arm at the best of its grid',
+                  target=settings.target)
   return results
 
 
@@ -157,16 +171,23 @@ def label(cell):
 def table(results, settings):
   """The sweep as text: each arm at the best of its grid."""
   show = lambda values, form: ', '.join('never' if v is None else format(v, form) for v in values)
-  header = ['arm (best of its grid)', f'to {settings.target:g}' if settings.target is not None else 'to target',
-            f'final {settings.metric}', 'MB sent', 'MB to target']
-  lines = [[label(cell), show([run['to_target'] for run in cell['runs']], 'd'), f'{final(cell):.4f}',
-            f'{np.mean([run["mb"] for run in cell["runs"]]):.1f}',
-            show([run['mb_to_target'] for run in cell['runs']], '.1f')] for cell in best_cells(results)]
+  header = [
+      'arm (best of its grid)',
+      f'to {settings.target:g}' if settings.target is not None else 'to target',
+      f'final {settings.metric}', 'MB sent', 'MB to target'
+  ]
+  lines = [[
+      label(cell),
+      show([run['to_target'] for run in cell['runs']], 'd'), f'{final(cell):.4f}',
+      f'{np.mean([run["mb"] for run in cell["runs"]]):.1f}',
+      show([run['mb_to_target'] for run in cell['runs']], '.1f')
+  ] for cell in best_cells(results)]
   return format_table(header, lines)
 
 
 def format_table(header, lines):
   """Left-aligned columns under a rule."""
   widths = [max(len(str(row[i])) for row in (header, *lines)) for i in range(len(header))]
-  form = lambda row: '  '.join(str(value).ljust(width) for value, width in zip(row, widths)).rstrip()
+  cells_of = lambda row: (str(value).ljust(width) for value, width in zip(row, widths))
+  form = lambda row: '  '.join(cells_of(row)).rstrip()
   return '\n'.join([form(header), '  '.join('-' * width for width in widths), *map(form, lines)])

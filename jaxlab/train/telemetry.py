@@ -1,4 +1,4 @@
-"""What a compiled program costs: compile seconds, FLOPs, steps a second, share of the device's peak."""
+"""What a compiled program costs: compile seconds, FLOPs, share of the device's peak."""
 import logging
 import time
 from collections.abc import Callable
@@ -9,8 +9,10 @@ import jax
 _log = logging.getLogger(__name__)
 
 # Dense bf16 FLOP/s of one device by a part of its `device_kind`, from the makers' data sheets.
-PEAK_FLOPS = {'H100': 989e12, 'H200': 989e12, 'A100': 312e12, 'TPU v4': 275e12, 'TPU v5 lite': 197e12,
-              'TPU v5p': 459e12, 'TPU v6': 918e12}
+PEAK_FLOPS = {
+    'H100': 989e12, 'H200': 989e12, 'A100': 312e12, 'TPU v4': 275e12, 'TPU v5 lite': 197e12,
+    'TPU v5p': 459e12, 'TPU v6': 918e12
+}
 
 
 class Compiled(NamedTuple):
@@ -40,8 +42,9 @@ class Compiled(NamedTuple):
 def compile_program(program, arguments, steps=1, what='step'):
   """Compiles a pmapped function for these arguments and logs compile seconds and FLOPs a step.
 
-  With several processes the executable would want global arrays, which only the pmapped function itself makes of local
-  ones; then it is left to compile at its first call, and the FLOPs are those before XLA's optimisations.
+  With several processes the executable would want global arrays, which only the pmapped function
+  itself makes of local ones; then it is left to compile at its first call, and the FLOPs are those
+  before XLA's optimisations.
   """
   start = time.perf_counter()
   lowered = program.lower(*arguments)
@@ -51,6 +54,6 @@ def compile_program(program, arguments, steps=1, what='step'):
   cost = compiled.cost_analysis() or {}
   # XLA counts the body of a scan once, so the figure is that of one step whatever `steps` is.
   flops = float(cost.get('flops', 0))
-  _log.info('%s in %.1f s; %.4g MFLOP a %s a device, %d %s(s) a call', 'compiled' if alone else 'lowered', seconds,
-            flops / 1e6, what, steps, what)
+  _log.info('%s in %.1f s; %.4g MFLOP a %s a device, %d %s(s) a call',
+            'compiled' if alone else 'lowered', seconds, flops / 1e6, what, steps, what)
   return Compiled(compiled if alone else program, flops, seconds)

@@ -32,7 +32,7 @@ def first_difference(a, b, path='config'):
 
 
 def write_atomically(path, text):
-  """Writes a text file so that a reader, or the next start after a kill, sees the old content or the new one."""
+  """Writes a text file so that whoever reads it sees the old content or the new one."""
   temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
   temporary.write_text(text)
   os.replace(temporary, path)
@@ -61,7 +61,8 @@ def open_workdir(directory, config):
     pathlib.Path of the folder.
 
   Raises:
-    ConfigError: it cannot be written to, or holds a run of another config (the first differing key is named).
+    ConfigError: it cannot be written to, or holds a run of another config (the first differing key
+      is named).
   """
   check_writable(directory)
   directory = pathlib.Path(directory).absolute()
@@ -69,7 +70,8 @@ def open_workdir(directory, config):
   if path.exists():
     key = first_difference(mine, json.loads(path.read_text()))
     if key:
-      raise ConfigError(f'--workdir={directory}: holds a run of another config; first difference at {key}')
+      raise ConfigError(
+          f'--workdir={directory}: holds a run of another config; first difference at {key}')
   elif jax.process_index() == 0:
     write_atomically(path, json.dumps(mine, indent=2) + '\n')
   parallel.barrier('workdir')

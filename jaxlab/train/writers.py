@@ -1,4 +1,4 @@
-"""Metric writers: metrics.jsonl, TensorBoard events without TensorFlow, a progress bar or log lines."""
+"""Metric writers: metrics.jsonl, TensorBoard events without TensorFlow, progress."""
 import json
 import logging
 import os
@@ -12,7 +12,7 @@ _log = logging.getLogger(__name__)
 
 
 def read_metrics(path):
-  """Rows of a metrics.jsonl as dicts; a last line cut by a kill is left out. An absent file has no rows."""
+  """Rows of a metrics.jsonl; a line cut by a kill is left out, an absent file has none."""
   rows = []
   if path.exists():
     for line in path.read_text().splitlines():
@@ -31,7 +31,8 @@ class MetricWriter:
 
   Args:
     directory: the workdir, or None to write nothing (rows are kept in `rows` all the same).
-    last_step: rows of a run before a resume that come after this step are dropped, so no step appears twice.
+    last_step: rows of a run before a resume that come after this step are dropped, so no step
+      appears twice.
   """
 
   def __init__(self, directory, last_step):
@@ -51,7 +52,10 @@ class MetricWriter:
 
   def write(self, step, values):
     """Writes one row {'step': step, **values}; values are floats, ints or strings."""
-    row = {'step': int(step), **{k: v if isinstance(v, (int, str)) else float(v) for k, v in values.items()}}
+    row = {
+        'step': int(step),
+        **{k: v if isinstance(v, (int, str)) else float(v) for k, v in values.items()}
+    }
     self.rows.append(row)
     if self._file is None:
       return
@@ -81,7 +85,8 @@ class Progress:
   def __init__(self, total, start, unit):
     self._total, self._unit = total, unit
     terminal = sys.stderr.isatty() and jax.process_index() == 0
-    self._bar = tqdm.tqdm(total=total, initial=start, unit=unit, dynamic_ncols=True) if terminal else None
+    self._bar = tqdm.tqdm(total=total, initial=start, unit=unit,
+                          dynamic_ncols=True) if terminal else None
 
   def update(self, step, values):
     """Shows the values of the metrics at `step`."""

@@ -9,7 +9,9 @@ from jaxlab.federated.clients import Clients, LocalWork
 
 
 def ragged(sizes):
-  return Clients.from_parts(np.split(np.random.default_rng(0).permutation(sum(sizes)), np.cumsum(sizes)[:-1]))
+  return Clients.from_parts(
+      np.split(np.random.default_rng(0).permutation(sum(sizes)),
+               np.cumsum(sizes)[:-1]))
 
 
 class ClientsTest(parameterized.TestCase):
@@ -32,7 +34,8 @@ class ClientsTest(parameterized.TestCase):
   @parameterized.parameters(1, 2, 3)
   def test_each_epoch_visits_every_row_once(self, epochs):
     rows = np.arange(100, 111)
-    batches = clients_lib.local_batches(rows, LocalWork(4, epochs), seed=0, round_number=2, client=7)
+    batches = clients_lib.local_batches(rows, LocalWork(4, epochs), seed=0, round_number=2,
+                                        client=7)
     self.assertEqual(batches.shape, (3 * epochs, 4))
     for one in np.split(batches, epochs):
       np.testing.assert_array_equal(np.sort(one[one >= 0]), rows)
@@ -47,15 +50,18 @@ class ClientsTest(parameterized.TestCase):
     self.assertEqual((batches >= 0).sum(), 5 + 5 + 4)
 
   def test_a_client_without_rows_takes_no_step(self):
-    self.assertEqual(clients_lib.local_batches(np.array([], np.int64), LocalWork(4), 0, 0, 0).shape, (0, 4))
+    self.assertEqual(
+        clients_lib.local_batches(np.array([], np.int64), LocalWork(4), 0, 0, 0).shape, (0, 4))
     np.testing.assert_array_equal(clients_lib.num_steps([0, 1, 4, 5], LocalWork(4)), [0, 1, 1, 2])
     np.testing.assert_array_equal(clients_lib.num_steps([0, 1], LocalWork(4, steps=7)), [0, 7])
 
   def test_the_order_depends_on_seed_round_and_client(self):
     base = clients_lib.local_batches(np.arange(40), LocalWork(40), 0, 0, 0)
     for other in ((1, 0, 0), (0, 1, 0), (0, 0, 1)):
-      self.assertFalse(np.array_equal(base, clients_lib.local_batches(np.arange(40), LocalWork(40), *other)))
-    np.testing.assert_array_equal(base, clients_lib.local_batches(np.arange(40), LocalWork(40), 0, 0, 0))
+      self.assertFalse(
+          np.array_equal(base, clients_lib.local_batches(np.arange(40), LocalWork(40), *other)))
+    np.testing.assert_array_equal(base,
+                                  clients_lib.local_batches(np.arange(40), LocalWork(40), 0, 0, 0))
 
   def test_padded_steps_are_few_and_tight(self):
     values = [clients_lib.padded_steps(s) for s in range(1, 400)]
@@ -63,12 +69,14 @@ class ClientsTest(parameterized.TestCase):
     self.assertLessEqual(len(set(values)), 18)
 
   @settings(max_examples=30, deadline=None)
-  @given(sizes=st.lists(st.integers(0, 30), min_size=1, max_size=12), devices=st.integers(1, 4), chunk=st.integers(1, 3),
-         weighting=st.sampled_from(['examples', 'uniform']))
+  @given(
+      sizes=st.lists(st.integers(0, 30), min_size=1, max_size=12), devices=st.integers(1, 4),
+      chunk=st.integers(1, 3), weighting=st.sampled_from(['examples', 'uniform']))
   def test_cohort_holds_every_client_once_however_it_is_cut(self, sizes, devices, chunk, weighting):
     clients = ragged([*sizes, 1])
     ids = np.arange(len(sizes))
-    whole = clients_lib.make_cohort(clients, ids, LocalWork(4), 1, 2, weighting=weighting, num_devices=devices, chunk=chunk)
+    whole = clients_lib.make_cohort(clients, ids, LocalWork(4), 1, 2, weighting=weighting,
+                                    num_devices=devices, chunk=chunk)
     self.assertEqual(whole.ids.shape[0], devices)
     self.assertEqual(whole.ids.shape[1] % chunk, 0)
     self.assertCountEqual(whole.ids[whole.ids >= 0], ids)
@@ -77,13 +85,14 @@ class ClientsTest(parameterized.TestCase):
       rows = whole.index[device, slot]
       np.testing.assert_array_equal(np.sort(rows[rows >= 0]), np.sort(clients.of(client)))
       size = clients.sizes[client]
-      self.assertEqual(whole.weights[device, slot], size if weighting == 'examples' else float(size > 0))
+      self.assertEqual(whole.weights[device, slot],
+                       size if weighting == 'examples' else float(size > 0))
     padding = whole.ids < 0
     self.assertTrue((whole.weights[padding] == 0).all() and (whole.index[padding] == -1).all())
     # Each process builds the same arrays for its own devices alone.
     for device in range(devices):
-      part = clients_lib.make_cohort(clients, ids, LocalWork(4), 1, 2, weighting=weighting, num_devices=devices,
-                                     devices=[device], chunk=chunk)
+      part = clients_lib.make_cohort(clients, ids, LocalWork(4), 1, 2, weighting=weighting,
+                                     num_devices=devices, devices=[device], chunk=chunk)
       for ours, theirs in zip(part, whole):
         np.testing.assert_array_equal(ours[0], theirs[device])
 

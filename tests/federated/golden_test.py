@@ -1,4 +1,4 @@
-"""Federated rounds against the golden vectors: FedLALR in all variants, FedLADA, FedAvg, FedAdam."""
+"""Federated rounds against the golden vectors: FedLALR, FedLADA, FedAvg, FedAdam."""
 import functools
 
 import jax
@@ -51,7 +51,8 @@ def problem(golden, dtype):
   table = {'x': jnp.asarray(golden['data/X'].reshape(clients * rows, -1), dtype),
            'y': jnp.asarray(golden['data/y'].reshape(-1), jnp.int32)}
   index = golden['data/batch_idx']
-  index = np.where(index >= 0, index + rows * np.arange(clients)[None, :, None, None], -1).astype(np.int32)
+  index = np.where(index >= 0, index + rows * np.arange(clients)[None, :, None, None], -1).astype(
+      np.int32)
   np.testing.assert_array_equal((index[0] >= 0).any(-1).sum(-1), golden['data/local_steps'])
   params = {'b': jnp.asarray(golden['init/b'], dtype), 'w': jnp.asarray(golden['init/w'], dtype)}
   return params, table, golden['data/sizes'], index
@@ -60,12 +61,14 @@ def problem(golden, dtype):
 def simulate(algorithm, params, table, index, weights, clients_per_vmap=4):
   """Server states before round 0 and after each round."""
   aggregator = algorithm.aggregator or aggregators.weighted_mean()
-  step = jax.jit(functools.partial(
-      federated.federated_round, algorithm=algorithm, aggregator=aggregator, clients_per_vmap=clients_per_vmap))
+  step = jax.jit(
+      functools.partial(federated.federated_round, algorithm=algorithm, aggregator=aggregator,
+                        clients_per_vmap=clients_per_vmap))
   server, states = algorithm.init(params), []
   states.append(server)
   for round_number, (rows, weight) in enumerate(zip(index, weights)):
-    cohort = federated.Cohort(jnp.arange(len(rows), dtype=jnp.int32), jnp.asarray(rows), jnp.asarray(weight))
+    cohort = federated.Cohort(
+        jnp.arange(len(rows), dtype=jnp.int32), jnp.asarray(rows), jnp.asarray(weight))
     server, _, metrics = step(server, (), cohort, table, jax.random.key(round_number))
     assert not metrics['refused'] and not metrics['rejected']
     states.append(server)
@@ -79,11 +82,13 @@ class FedLALRGoldenTest(parameterized.TestCase):
     params, table, sizes, index = problem(FEDLALR, dtype)
     rounds = FEDLALR[f'{name}/server_x'].shape[0] - 1
     index = index[:rounds, :, :keep]
-    here = FEDLALR['data/participation'][:rounds] if name == 'partial' else np.ones((rounds, len(sizes)))
+    here = FEDLALR['data/participation'][:rounds] if name == 'partial' else np.ones(
+        (rounds, len(sizes)))
     weights = here * (sizes if arguments.get('weighting') == 'examples' else 1.0)
     optimizer = optim.fedlalr(0.01, **moments)
     algorithm = federated.fedlalr(gradient, optimizer, **arguments)
-    return optimizer, table, index, here, simulate(algorithm, params, table, index, weights.astype(dtype))
+    return optimizer, table, index, here, simulate(algorithm, params, table, index,
+                                                   weights.astype(dtype))
 
   @parameterized.parameters(*CASES)
   def test_server_float64(self, name):
@@ -91,7 +96,8 @@ class FedLALRGoldenTest(parameterized.TestCase):
       _, _, _, _, states = self.run_case(name, jnp.float64)
       for array, field in (('server_x', 'params'), ('server_m', 'mu'), ('server_vhat', 'nu_max')):
         ours = np.stack([flat(getattr(state, field)) for state in states])
-        np.testing.assert_allclose(ours, FEDLALR[f'{name}/{array}'], rtol=0, atol=1e-10, err_msg=array)
+        np.testing.assert_allclose(ours, FEDLALR[f'{name}/{array}'], rtol=0, atol=1e-10,
+                                   err_msg=array)
 
   @parameterized.parameters(*CASES)
   def test_server_float32(self, name):
@@ -115,7 +121,8 @@ class FedLALRGoldenTest(parameterized.TestCase):
             gradient, optax.with_extra_args_support(optimizer), *carry, batch, key)
         return (params, state), sums
 
-      work = jax.jit(client.client_update(start, step, lambda payload, state, carry, steps: (carry, (), {})))
+      work = jax.jit(
+          client.client_update(start, step, lambda payload, state, carry, steps: (carry, (), {})))
       for r, rows in enumerate(index):
         for c in range(len(rows)):
           expected = [FEDLALR[f'{name}/client_{part}'][r, c] for part in ('x', 'm', 'v', 'vhat')]
@@ -130,21 +137,29 @@ class FedLALRGoldenTest(parameterized.TestCase):
   def test_synchronize_is_what_the_server_does(self):
     with jax.enable_x64(True):
       for name, mode in (('base', 'mean'), ('vhat_max', 'max')):
-        stack = lambda part: {'b': jnp.asarray(part[:, :3]), 'w': jnp.asarray(part[:, 3:].reshape(-1, 4, 3))}
-        states = optim.FedLALRState(*(stack(FEDLALR[f'{name}/client_{part}'][0]) for part in ('m', 'v', 'vhat')))
+        stack = lambda part: {
+            'b': jnp.asarray(part[:, :3]), 'w': jnp.asarray(part[:, 3:].reshape(-1, 4, 3))
+        }
+        states = optim.FedLALRState(
+            *(stack(FEDLALR[f'{name}/client_{part}'][0]) for part in ('m', 'v', 'vhat')))
         ours = optim.synchronize(states, jnp.ones(4), vhat_agg=mode)
-        np.testing.assert_allclose(flat(ours.mu), FEDLALR[f'{name}/server_m'][1], rtol=0, atol=1e-12)
-        np.testing.assert_allclose(flat(ours.nu_max), FEDLALR[f'{name}/server_vhat'][1], rtol=0, atol=1e-12)
+        np.testing.assert_allclose(
+            flat(ours.mu), FEDLALR[f'{name}/server_m'][1], rtol=0, atol=1e-12)
+        np.testing.assert_allclose(
+            flat(ours.nu_max), FEDLALR[f'{name}/server_vhat'][1], rtol=0, atol=1e-12)
 
   def test_fedlada(self):
     with jax.enable_x64(True):
       params, table, _, index = problem(FEDLALR, jnp.float64)
-      algorithm = federated.fedlada(gradient, optim.scale_by_adasam(v_init='eps_sq'), learning_rate=0.01)
+      algorithm = federated.fedlada(gradient, optim.scale_by_adasam(v_init='eps_sq'),
+                                    learning_rate=0.01)
       rounds = FEDLALR['fedlada/server_x'].shape[0] - 1
       states = simulate(algorithm, params, table, index[:rounds], np.ones((rounds, 4)))
-      for array, field in (('server_x', 'params'), ('server_ga', 'direction'), ('server_vhat', 'nu_max')):
+      for array, field in (('server_x', 'params'), ('server_ga', 'direction'), ('server_vhat',
+                                                                                'nu_max')):
         ours = np.stack([flat(getattr(state, field)) for state in states])
-        np.testing.assert_allclose(ours, FEDLALR[f'fedlada/{array}'], rtol=0, atol=1e-10, err_msg=array)
+        np.testing.assert_allclose(ours, FEDLALR[f'fedlada/{array}'], rtol=0, atol=1e-10,
+                                   err_msg=array)
 
   def test_zz_every_array_was_compared(self):
     self.assertEmpty(FEDLALR.unread())
@@ -155,12 +170,14 @@ class FedOptGoldenTest(parameterized.TestCase):
 
   def run_case(self, name, dtype):
     params, table, sizes, index = problem(FEDBASE, dtype)
-    here = FEDBASE['data/participation'] if name.endswith('_partial') else np.ones((len(index), len(sizes)))
+    here = FEDBASE['data/participation'] if name.endswith('_partial') else np.ones(
+        (len(index), len(sizes)))
     weighting = 'uniform' if name.endswith('_uniform') else 'examples'
     weights = here * (sizes if weighting == 'examples' else 1.0)
     sgd = optax.sgd(0.1)
-    algorithm = (federated.fedadam(gradient, sgd, server_learning_rate=0.1) if name == 'fedadam' else
-                 federated.fedavg(gradient, sgd, weighting=weighting))
+    algorithm = (
+        federated.fedadam(gradient, sgd, server_learning_rate=0.1)
+        if name == 'fedadam' else federated.fedavg(gradient, sgd, weighting=weighting))
     states = simulate(algorithm, params, table, index, weights.astype(dtype))
     return table, sizes, states
 
@@ -170,14 +187,19 @@ class FedOptGoldenTest(parameterized.TestCase):
       table, sizes, states = self.run_case(name, jnp.float64)
       x = np.stack([flat(state.params) for state in states])
       np.testing.assert_allclose(x, FEDBASE[f'{name}/server_x'], rtol=0, atol=1e-10)
-      batch = {**table, 'weight': jnp.asarray((np.arange(16) < np.asarray(sizes)[:, None]).reshape(-1) * 1.0)}
+      batch = {
+          **table, 'weight': jnp.asarray(
+              (np.arange(16) < np.asarray(sizes)[:, None]).reshape(-1) * 1.0)
+      }
       losses = [gradient(state.params, batch, None)[1]['loss'][0] for state in states]
       np.testing.assert_allclose(losses, FEDBASE[f'{name}/loss'], rtol=0, atol=1e-10)
       if name == 'fedadam':
         moments = [state.opt_state[0] for state in states]
-        np.testing.assert_allclose([flat(m.nu) for m in moments], FEDBASE['fedadam/v'], rtol=0, atol=1e-10)
+        np.testing.assert_allclose([flat(m.nu) for m in moments], FEDBASE['fedadam/v'], rtol=0,
+                                   atol=1e-10)
         # The server is fed with -Delta, so its first moment has the other sign.
-        np.testing.assert_allclose([-flat(m.mu) for m in moments], FEDBASE['fedadam/m'], rtol=0, atol=1e-10)
+        np.testing.assert_allclose([-flat(m.mu) for m in moments], FEDBASE['fedadam/m'], rtol=0,
+                                   atol=1e-10)
       else:
         np.testing.assert_allclose(np.diff(x, axis=0), FEDBASE[f'{name}/delta'], rtol=0, atol=1e-10)
 
@@ -185,12 +207,14 @@ class FedOptGoldenTest(parameterized.TestCase):
   def test_float32(self, name):
     _, _, states = self.run_case(name, jnp.float32)
     atol = 2e-4 if name == 'fedadam' else 5e-5
-    np.testing.assert_allclose(flat(states[-1].params), FEDBASE[f'{name}/server_x'][-1], rtol=0, atol=atol)
+    np.testing.assert_allclose(
+        flat(states[-1].params), FEDBASE[f'{name}/server_x'][-1], rtol=0, atol=atol)
 
   def test_fedadam_delta(self):
     with jax.enable_x64(True):
       m = FEDBASE['fedadam/m']
-      np.testing.assert_allclose((m[1:] - .9 * m[:-1]) / .1, FEDBASE['fedadam/delta'], rtol=0, atol=1e-10)
+      np.testing.assert_allclose((m[1:] - .9 * m[:-1]) / .1, FEDBASE['fedadam/delta'], rtol=0,
+                                 atol=1e-10)
 
 
 if __name__ == '__main__':

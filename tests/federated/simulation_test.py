@@ -1,4 +1,4 @@
-"""`simulate`: learning, invariances, accounting, resumption, refused rounds, impossible settings."""
+"""`simulate`: learning, invariances, bytes, resumption, refused rounds, bad settings."""
 import dataclasses
 import json
 import logging
@@ -15,10 +15,17 @@ from jaxlab import federated, parallel, train
 from jaxlab.config import ConfigError
 from tests import toy
 
-FEDLALR = {'algorithm': {'name': 'fedlalr'}, 'client_optimizer': {'name': 'fedlalr', 'learning_rate': 0.01}}
-FEDAVG = {'algorithm': {'name': 'fedavg'}, 'client_optimizer': {'name': 'sgd', 'learning_rate': 0.1}}
-BASE = {'num_clients': 6, 'cohort_size': 4, 'rounds': 6, 'batch_size': 4, 'eval_every': 2, 'log_every': 2,
-        'partition': {'name': 'dirichlet_by_class', 'alpha': 0.5, 'min_size': 1}}
+FEDLALR = {
+    'algorithm': {'name': 'fedlalr'},
+    'client_optimizer': {'name': 'fedlalr', 'learning_rate': 0.01}
+}
+FEDAVG = {
+    'algorithm': {'name': 'fedavg'}, 'client_optimizer': {'name': 'sgd', 'learning_rate': 0.1}
+}
+BASE = {
+    'num_clients': 6, 'cohort_size': 4, 'rounds': 6, 'batch_size': 4, 'eval_every': 2,
+    'log_every': 2, 'partition': {'name': 'dirichlet_by_class', 'alpha': 0.5, 'min_size': 1}
+}
 
 
 def config(**changes):
@@ -30,15 +37,19 @@ def devices(count):
 
 
 def rows_of(folder):
-  return [json.loads(line) for line in (pathlib.Path(folder) / 'metrics.jsonl').read_text().splitlines()]
+  return [
+      json.loads(line)
+      for line in (pathlib.Path(folder) / 'metrics.jsonl').read_text().splitlines()
+  ]
 
 
 class SimulateTest(parameterized.TestCase):
 
   def test_learns_and_counts_bytes(self):
     with tempfile.TemporaryDirectory() as folder:
-      state = federated.simulate(toy.softmax_task(rows=60), config(rounds=40, eval_splits=('train',)),
-                                 workdir=folder, devices=devices(2))
+      state = federated.simulate(
+          toy.softmax_task(rows=60), config(rounds=40, eval_splits=('train',)), workdir=folder,
+          devices=devices(2))
       rows = rows_of(folder)
       self.assertLess(rows[-1]['loss'], 0.7 * rows[0]['loss'])
       self.assertGreater(rows[-1]['train/accuracy'], 0.8)
@@ -52,9 +63,11 @@ class SimulateTest(parameterized.TestCase):
   def test_devices_and_chunks_change_nothing(self, setting, count, chunk):
     task = toy.softmax_task(rows=60)
     one = federated.simulate(task, config(**setting, clients_per_vmap=1), devices=devices(1))
-    many = federated.simulate(task, config(**setting, clients_per_vmap=chunk), devices=devices(count))
+    many = federated.simulate(task, config(**setting, clients_per_vmap=chunk),
+                              devices=devices(count))
     parallel.assert_replicated(many)
-    chex.assert_trees_all_close(parallel.to_host(one.server), parallel.to_host(many.server), atol=1e-5, rtol=1e-5)
+    chex.assert_trees_all_close(
+        parallel.to_host(one.server), parallel.to_host(many.server), atol=1e-5, rtol=1e-5)
 
   def test_rounds_per_call_changes_nothing(self):
     task = toy.softmax_task(rows=60, noise=0.1)
@@ -77,7 +90,8 @@ class SimulateTest(parameterized.TestCase):
     quiet = train.Hook('stop', lambda params: {}, lambda state, _: state)
     with tempfile.TemporaryDirectory() as folder:
       with self.assertRaises(Interrupt):
-        federated.simulate(task, config(save_every=2), workdir=folder, hooks=[quiet._replace(apply=stop)])
+        federated.simulate(task, config(save_every=2), workdir=folder,
+                           hooks=[quiet._replace(apply=stop)])
       with self.assertLogs('jaxlab', logging.INFO) as logs:
         again = federated.simulate(task, config(save_every=2), workdir=folder, hooks=[quiet])
       self.assertIn('resumed from round 4', '\n'.join(logs.output))
@@ -103,7 +117,8 @@ class SimulateTest(parameterized.TestCase):
       return out._replace(values=out.values * jnp.nan)
 
     broken = dataclasses.replace(task, loss=loss)
-    with self.assertRaisesRegex(FloatingPointError, 'round 3: the last 3 updates in a row were not finite'):
+    with self.assertRaisesRegex(FloatingPointError,
+                                'round 3: the last 3 updates in a row were not finite'):
       federated.simulate(broken, config(max_bad_rounds=3))
 
   def test_constants_are_neither_trained_nor_checkpointed(self):
@@ -124,7 +139,9 @@ class SimulateTest(parameterized.TestCase):
       saved = train.checkpoints.read_leaves(folder)
       self.assertFalse(any('teacher' in path for path in saved))
       toy.assert_trees_equal(state.params, train.checkpoints.load_collection(folder, state.params))
-      other = dataclasses.replace(distilled, init=lambda key: {**task.init(key), 'constants': {'teacher': jnp.ones((4, 3))}})
+      other = dataclasses.replace(
+          distilled,
+          init=lambda key: {**task.init(key), 'constants': {'teacher': jnp.ones((4, 3))}})
       with self.assertRaisesRegex(ConfigError, 'constants: expected those of the checkpoint'):
         federated.simulate(other, config(save_every=3), workdir=folder)
 
@@ -132,15 +149,24 @@ class SimulateTest(parameterized.TestCase):
       ({'cohort_size': 7}, 'federated.cohort_size: expected at most num_clients=6, got 7'),
       ({'rounds': 0}, 'federated.rounds: expected at least 1, got 0'),
       ({'num_client': 3}, "federated: unknown key 'num_client'; did you mean 'num_clients'"),
-      ({'algorithm': {'name': 'fedavgg'}}, "federated.algorithm.name: unknown name 'fedavgg'; did you mean 'fedavg'"),
-      ({'algorithm': {'name': 'fedlalr', 'vhat_ag': 'max'}}, "federated.algorithm: unknown key 'vhat_ag'; did you mean 'vhat_agg'"),
-      ({'algorithm': {'name': 'fedlalr', 'vhat_agg': 'median'}}, 'federated.algorithm.vhat_agg: expected'),
-      ({'client_optimizer': {'name': 'sgd', 'learning_rate': 0.1}}, "federated.client_optimizer.name: expected 'fedlalr' under"),
-      ({'client_optimizer': {'name': 'fedlalr', 'learning_rate': -0.1}}, 'federated.client_optimizer.learning_rate: expected a finite'),
-      ({'aggregator': {'name': 'meen'}}, "federated.aggregator.name: unknown name 'meen'; did you mean 'mean'"),
-      ({'partition': {'name': 'dirichlet_by_class', 'alhpa': 1.0}}, "partition: unknown key 'alhpa'; did you mean 'alpha'"),
-      ({'partition_by': 'labels'}, "federated.partition_by: unknown name 'labels'; did you mean 'label'"),
-      ({'batch_size': 5, 'accumulate': 2}, 'federated.batch_size: expected a multiple of accumulate=2, got 5'),
+      ({'algorithm': {'name': 'fedavgg'}
+       }, "federated.algorithm.name: unknown name 'fedavgg'; did you mean 'fedavg'"),
+      ({'algorithm': {'name': 'fedlalr', 'vhat_ag': 'max'}
+       }, "federated.algorithm: unknown key 'vhat_ag'; did you mean 'vhat_agg'"),
+      ({'algorithm': {'name': 'fedlalr', 'vhat_agg': 'median'}
+       }, 'federated.algorithm.vhat_agg: expected'),
+      ({'client_optimizer': {'name': 'sgd', 'learning_rate': 0.1}
+       }, "federated.client_optimizer.name: expected 'fedlalr' under"),
+      ({'client_optimizer': {'name': 'fedlalr', 'learning_rate': -0.1}
+       }, 'federated.client_optimizer.learning_rate: expected a finite'),
+      ({'aggregator': {'name': 'meen'}
+       }, "federated.aggregator.name: unknown name 'meen'; did you mean 'mean'"),
+      ({'partition': {'name': 'dirichlet_by_class', 'alhpa': 1.0}
+       }, "partition: unknown key 'alhpa'; did you mean 'alpha'"),
+      ({'partition_by': 'labels'
+       }, "federated.partition_by: unknown name 'labels'; did you mean 'label'"),
+      ({'batch_size': 5, 'accumulate': 2
+       }, 'federated.batch_size: expected a multiple of accumulate=2, got 5'),
       ({'rounds_per_call': 4}, 'federated.rounds: expected a multiple of rounds_per_call=4, got 6'),
       ({'partition': {'name': 'iid'}, 'num_clients': 100}, 'partition'),
   )
@@ -150,8 +176,11 @@ class SimulateTest(parameterized.TestCase):
 
   def test_running_collections_are_refused(self):
     task = toy.softmax_task()
-    running = dataclasses.replace(task, init=lambda key: {**task.init(key), 'batch_stats': jnp.zeros(3)})
-    with self.assertRaisesRegex(ConfigError, r"federated: expected a task without running collections, got \['batch_stats'\]"):
+    running = dataclasses.replace(task,
+                                  init=lambda key: {**task.init(key), 'batch_stats': jnp.zeros(3)})
+    with self.assertRaisesRegex(
+        ConfigError,
+        r"federated: expected a task without running collections, got \['batch_stats'\]"):
       federated.simulate(running, config())
 
 

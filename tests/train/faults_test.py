@@ -29,9 +29,10 @@ class Runner:
   def start(self, *options):
     """Starts the run, or goes on with it."""
     environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, '-m', 'tests.fault_run', self.mode, str(self.workdir), *self.options, *options], cwd=ROOT,
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen([
+        sys.executable, '-m', 'tests.fault_run', self.mode,
+        str(self.workdir), *self.options, *options
+    ], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
   def steps(self):
     """The steps executed so far by all processes, in order."""
@@ -92,7 +93,8 @@ class KillTest(parameterized.TestCase):
       code, output = killed.finish('pause=0')
       self.assertEqual(code, 0, output)
       resumed += [int(k) for k in re.findall(r'resumed from (?:step|round) (\d+)', output)]
-      print(f'{mode}: resumed from {resumed}, {inside_write} kills inside a write, {len(killed.steps())} steps in all')
+      print(f'{mode}: resumed from {resumed}, {inside_write} kills inside a write, '
+            f'{len(killed.steps())} steps in all')
       self.assertGreaterEqual(sum(k > 0 for k in resumed), 8)
       self.assertGreaterEqual(inside_write, 2)
       self.assertLessEqual(len(killed.steps()), fault_run.STEPS + KILLS * fault_run.SAVE_EVERY)

@@ -33,7 +33,10 @@ class FitTest(parameterized.TestCase):
     task = toy.softmax_task()
     with tempfile.TemporaryDirectory() as folder:
       train.fit(task, {**BASE, 'steps': 100, 'eval_every': 50}, workdir=folder, devices=devices(1))
-      rows = [json.loads(line) for line in (pathlib.Path(folder) / 'metrics.jsonl').read_text().splitlines()]
+      rows = [
+          json.loads(line)
+          for line in (pathlib.Path(folder) / 'metrics.jsonl').read_text().splitlines()
+      ]
       self.assertEqual([row['step'] for row in rows if 'test/accuracy' in row], [50, 100])
       self.assertLess(rows[-1]['loss'], 0.5 * rows[0]['loss'])
       self.assertGreater(rows[-1]['test/rows'], 23)
@@ -48,7 +51,8 @@ class FitTest(parameterized.TestCase):
     for count in (2, 4):
       many = train.fit(task, {**config, 'accumulate': accumulate}, devices=devices(count))
       parallel.assert_replicated(many)
-      chex.assert_trees_all_close(parallel.to_host(one.params), parallel.to_host(many.params), atol=1e-5)
+      chex.assert_trees_all_close(
+          parallel.to_host(one.params), parallel.to_host(many.params), atol=1e-5)
 
   def test_steps_per_call_changes_nothing(self):
     task = toy.softmax_task(noise=0.1)
@@ -65,7 +69,8 @@ class FitTest(parameterized.TestCase):
 
   def test_trainable_leaves_the_rest_alone(self):
     task = toy.softmax_task()
-    start = train.fit(task, {**BASE, 'steps': 1, 'optimizer': {'name': 'sgd', 'learning_rate': 0.0}})
+    start = train.fit(task,
+                      {**BASE, 'steps': 1, 'optimizer': {'name': 'sgd', 'learning_rate': 0.0}})
     end = train.fit(task, {**BASE, 'trainable': 'w'}, devices=devices(2))
     np.testing.assert_array_equal(start.params['b'], end.params['b'])
     self.assertFalse(np.array_equal(start.params['w'], end.params['w']))
@@ -77,8 +82,11 @@ class FitTest(parameterized.TestCase):
       train.fit(toy.softmax_task(), {**BASE, 'trainable': 'v'})
 
   def test_phases_resume_exactly(self):
-    config = {**BASE, 'save_every': 4, 'phases': (
-        {'steps': 8, 'optimizer': SGD}, {'steps': 8, 'trainable': 'w', 'surgery': 'tests.train.loop_test:add_class'})}
+    config = {
+        **BASE, 'save_every': 4, 'phases': ({'steps': 8, 'optimizer': SGD}, {
+            'steps': 8, 'trainable': 'w', 'surgery': 'tests.train.loop_test:add_class'
+        })
+    }
     task = toy.softmax_task()
     whole = train.fit(task, config, devices=devices(1))
     self.assertEqual(whole.params['w'].shape, (4, 4))
@@ -87,8 +95,9 @@ class FitTest(parameterized.TestCase):
       with tempfile.TemporaryDirectory() as folder:
         with self.assertRaises(Interrupt):
           train.fit(task, config, workdir=folder, hooks=[stop_at(stop)], devices=devices(1))
-        again = train.fit(task, config, workdir=folder, hooks=[train.Hook('stop', lambda p: {}, lambda s, _: s)],
-                          devices=devices(1))
+        again = train.fit(task, config, workdir=folder,
+                          hooks=[train.Hook('stop', lambda p: {},
+                                            lambda s, _: s)], devices=devices(1))
         toy.assert_trees_equal(whole._replace(hooks={}), again._replace(hooks={}))
 
   def test_init_from_takes_the_weights_of_another_run(self):
@@ -96,7 +105,8 @@ class FitTest(parameterized.TestCase):
     with tempfile.TemporaryDirectory() as folder:
       first = train.fit(task, BASE, workdir=folder)
       frozen = {'name': 'sgd', 'learning_rate': 0.0}
-      second = train.fit(task, {**BASE, 'seed': 5, 'steps': 1, 'optimizer': frozen, 'init_from': folder})
+      second = train.fit(task,
+                         {**BASE, 'seed': 5, 'steps': 1, 'optimizer': frozen, 'init_from': folder})
     toy.assert_trees_equal(first.params, second.params)
 
   def test_init_from_nowhere(self):
@@ -133,13 +143,16 @@ class FitTest(parameterized.TestCase):
     self.assertEqual(count, few)
 
   @parameterized.parameters(
-      ({'batch_size': 9}, 'config.batch_size: expected a multiple of 4 devices x accumulate=1, got 9'),
-      ({'optimizer': {**ADASAM, 'rho': -1.0}}, r'optimizer.rho: expected a finite number >= 0, got -1.0'),
+      ({'batch_size': 9
+       }, 'config.batch_size: expected a multiple of 4 devices x accumulate=1, got 9'),
+      ({'optimizer': {**ADASAM, 'rho': -1.0}
+       }, r'optimizer.rho: expected a finite number >= 0, got -1.0'),
       ({'steps': 0}, 'steps: expected at least 1, got 0'),
       ({'steps': '7'}, r"config.steps: expected int, got '7' \(str\)"),
       ({'steps_per_call': 5}, 'a multiple of steps_per_call=5, got 12'),
       ({'phases': ({'stesp': 3},)}, r"phases\[0\]: unknown key 'stesp'; did you mean 'steps'"),
-      ({'phases': ({'steps': 3, 'surgery': 'tests.train:nothing'},)}, 'surgery: expected package.module:function'),
+      ({'phases': ({'steps': 3, 'surgery': 'tests.train:nothing'},)
+       }, 'surgery: expected package.module:function'),
       ({'trainable': '('}, 'trainable: .* is no regular expression'),
   )
   def test_impossible_settings(self, change, message):
@@ -156,7 +169,8 @@ class FitTest(parameterized.TestCase):
   def test_another_config_in_the_workdir(self):
     with tempfile.TemporaryDirectory() as folder:
       train.fit(toy.softmax_task(), BASE, workdir=folder)
-      with self.assertRaisesRegex(ConfigError, 'holds a run of another config; first difference at config.optimizer.rho'):
+      with self.assertRaisesRegex(
+          ConfigError, 'holds a run of another config; first difference at config.optimizer.rho'):
         train.fit(toy.softmax_task(), {**BASE, 'optimizer': {**ADASAM, 'rho': 0.2}}, workdir=folder)
 
   def test_a_finished_run_is_not_repeated(self):
@@ -197,7 +211,8 @@ class DamageTest(parameterized.TestCase):
       with self.assertRaises(Interrupt):
         train.fit(task, config, workdir=folder, hooks=[stop_at(8)])
       newest = pathlib.Path(folder) / 'checkpoints' / '8'
-      files = sorted((f for f in (newest / 'state').rglob('*') if f.is_file()), key=lambda f: f.stat().st_size)
+      files = sorted((f for f in (newest / 'state').rglob('*') if f.is_file()),
+                     key=lambda f: f.stat().st_size)
       target = files[-1]
       content = bytearray(target.read_bytes())
       if how == 'missing':
@@ -209,7 +224,8 @@ class DamageTest(parameterized.TestCase):
           content[i] ^= 0xFF
         target.write_bytes(content)
       with self.assertLogs('jaxlab', logging.WARNING) as logs:
-        again = train.fit(task, config, workdir=folder, hooks=[train.Hook('stop', lambda p: {}, lambda s, _: s)])
+        again = train.fit(task, config, workdir=folder,
+                          hooks=[train.Hook('stop', lambda p: {}, lambda s, _: s)])
       self.assertRegex(logs.output[0], 'checkpoint 8 is damaged .* going on from the one before')
       self.assertTrue((pathlib.Path(folder) / 'checkpoints.damaged' / '8').exists())
       toy.assert_trees_equal(whole._replace(hooks={}), again._replace(hooks={}))
@@ -218,7 +234,8 @@ class DamageTest(parameterized.TestCase):
     with tempfile.TemporaryDirectory() as folder:
       train.fit(toy.softmax_task(), BASE, workdir=folder)
       hook = train.Hook('more', lambda p: jnp.zeros(3), lambda s, _: s)
-      with self.assertRaisesRegex(ConfigError, r"checkpoint 12 has another structure: missing .*hooks"):
+      with self.assertRaisesRegex(ConfigError,
+                                  r"checkpoint 12 has another structure: missing .*hooks"):
         train.fit(toy.softmax_task(), BASE, workdir=folder, hooks=[hook])
       self.assertTrue((pathlib.Path(folder) / 'checkpoints' / '12').exists())
 
@@ -248,8 +265,12 @@ class BadGradientTest(parameterized.TestCase):
   @parameterized.parameters(SGD, ADASAM)
   def test_the_update_is_skipped_and_counted(self, **optimizer):
     with tempfile.TemporaryDirectory() as folder:
-      state = train.fit(self.poisoned([7]), {**BASE, 'optimizer': optimizer, 'log_every': 1}, workdir=folder)
-      rows = [json.loads(line) for line in (pathlib.Path(folder) / 'metrics.jsonl').read_text().splitlines()]
+      state = train.fit(
+          self.poisoned([7]), {**BASE, 'optimizer': optimizer, 'log_every': 1}, workdir=folder)
+      rows = [
+          json.loads(line)
+          for line in (pathlib.Path(folder) / 'metrics.jsonl').read_text().splitlines()
+      ]
     # 12 batches of 8 are 4 epochs of 24 rows: row 7 comes once an epoch.
     self.assertEqual(int(state.skipped), 4)
     self.assertEqual([row['skipped'] for row in rows][-1], 4)
@@ -265,7 +286,8 @@ class BadGradientTest(parameterized.TestCase):
     self.assertEqual(int(still.bad_steps), 3)
 
   def test_too_many_in_a_row_end_the_run(self):
-    with self.assertRaisesRegex(FloatingPointError, 'step 5: the last 5 updates in a row were not finite'):
+    with self.assertRaisesRegex(FloatingPointError,
+                                'step 5: the last 5 updates in a row were not finite'):
       train.fit(self.poisoned(range(24)), {**BASE, 'max_bad_steps': 5})
 
 
@@ -276,12 +298,13 @@ class StepTest(parameterized.TestCase):
     optimizer = optim.make_optimizer(SGD)
     variables = task.init(jax.random.key(0))
     zero = jnp.zeros((), jnp.int32)
-    state = train.TrainState(zero, variables['params'], {}, optimizer.init(variables['params']), jax.random.key(1), zero,
-                             zero, {})
+    state = train.TrainState(zero, variables['params'], {}, optimizer.init(variables['params']),
+                             jax.random.key(1), zero, zero, {})
     step = functools.partial(train.train_step, task=task, optimizer=optimizer,
                              trainable=jax.tree.map(lambda _: True, variables['params']))
     batch = next(iter(pipeline.train_batches(task.dataset('train'), batch_size=8, seed=0)))
-    program = jax.pmap(step, axis_name=parallel.BATCH, in_axes=(None, None, 0), out_axes=None, devices=devices(2))
+    program = jax.pmap(step, axis_name=parallel.BATCH, in_axes=(None, None, 0), out_axes=None,
+                       devices=devices(2))
     compiled = program.lower(state, {}, parallel.split(batch, devices(2))).compile()
     self.assertIn('all-reduce', compiled.as_text())
     # The same function runs off the axis, and padding of weight 0 changes nothing.

@@ -1,4 +1,4 @@
-"""AdaSAM (arXiv 2303.00565). The algorithm is `jaxlab.optim.adasam`; this folder measures the paper's claims."""
+"""AdaSAM (arXiv 2303.00565): the brick is `jaxlab.optim.adasam`, the claims are here."""
 from jaxlab.systems.adasam import reproduce
 
 __all__ = ['reproduce']

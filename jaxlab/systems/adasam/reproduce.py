@@ -1,7 +1,9 @@
-"""Measures AdaSAM's claims on handwritten digits: better and flatter than its parts, linear speed-up.
+"""Measures AdaSAM's claims on handwritten digits: better and flatter than its parts, linear
+speed-up.
 
-All runs of an arm (its grid x seeds) are one compiled program: rate, rho, data and keys are its inputs. The switch of
-`--ablate` is rho = 0, which makes AdaSAM AMSGrad and SAM SGD; for the speed-up it is the batch, held at 16.
+All runs of an arm (its grid x seeds) are one compiled program: rate, rho, data and keys are its
+inputs. The switch of `--ablate` is rho = 0, which makes AdaSAM AMSGrad and SAM SGD; for the
+speed-up it is the batch, held at 16.
 """
 import functools
 import itertools
@@ -13,7 +15,6 @@ import numpy as np
 import optax
 
 from jaxlab import models, optim, parallel
-from jaxlab.data import pipeline
 from jaxlab.tasks import classification
 from jaxlab.train import claims, figures, task_gradient
 
@@ -28,7 +29,9 @@ TUNING_SEEDS, TEST_SEEDS = 6, 24
 BLOCK = 24  # runs a call: one compilation an arm serves tuning and testing
 SPEEDUP_BATCHES, SPEEDUP_SEEDS, SPEEDUP_STEPS, SPEEDUP_LOSS = (16, 32, 64), 3, 1000, 0.15
 SETUPS = {  # name -> (decades of spread of the inputs' units, b1)
-    'unlike units': (DECADES, 0.9), 'plain digits': (0.0, 0.9), 'unlike units, b1 = 0': (DECADES, 0.0)}
+    'unlike units': (DECADES, 0.9), 'plain digits': (0.0, 0.9), 'unlike units, b1 = 0': (
+        DECADES, 0.0)
+}
 
 
 def make_task():
@@ -38,12 +41,18 @@ def make_task():
 
 
 def make_data(seeds, *, label_noise, decades):
-  """Training and test columns of each seed: {'train': columns [R, 1000, ...], 'test': columns [R, 797, ...]}."""
-  splits = [classification.load_arrays(name='digits', train=TRAIN, test=TEST, label_noise=label_noise, units=decades,
-                                       seed=seed)[1] for seed in seeds]
+  """Columns of each seed: {'train': [R, 1000, ...], 'test': [R, 797, ...]}."""
+  splits = [
+      classification.load_arrays(name='digits', train=TRAIN, test=TEST, label_noise=label_noise,
+                                 units=decades, seed=seed)[1] for seed in seeds
+  ]
   stack = lambda *columns: np.stack(columns)
-  return {name: jax.tree.map(stack, *({**split[name], 'weight': np.ones(len(split[name]['label']), np.float32)}
-                                      for split in splits)) for name in ('train', 'test')}
+  return {
+      name: jax.tree.map(
+          stack,
+          *({**split[name], 'weight': np.ones(len(split[name]['label']), np.float32)}
+            for split in splits)) for name in ('train', 'test')
+  }
 
 
 def make_optimizer(arm, rate, rho, b1):
@@ -58,7 +67,8 @@ def one_step(gradient, optimizer, carry, batch, key):
   """One optimizer step on (params, opt_state)."""
   params, opt_state = carry
   grads, _ = gradient(params, batch, key)
-  updates, opt_state = optimizer.update(grads, opt_state, params, grad_fn=lambda p: gradient(p, batch, key)[0])
+  updates, opt_state = optimizer.update(grads, opt_state, params,
+                                        grad_fn=lambda p: gradient(p, batch, key)[0])
   return optax.apply_updates(params, updates), opt_state
 
 
@@ -78,7 +88,8 @@ def accuracy(task, params, columns):
 
 @functools.lru_cache
 def train_run(task, arm, ascends):
-  """The function of one run: (data of all seeds, rate, rho, b1, key, which seed) -> (accuracies [CHECKPOINTS], sharpness).
+  """The function of one run: (data of all seeds, rate, rho, b1, key, which seed) -> (accuracies
+  [CHECKPOINTS], sharpness).
 
   `ascends` False leaves the second gradient out, where rho is 0 anyway.
   """
@@ -92,7 +103,8 @@ def train_run(task, arm, ascends):
     rows = data['train']['label'].shape[0]
 
     def step(carry, chosen):
-      return one_step(gradient, optimizer, carry, jax.tree.map(lambda x: x[chosen], data['train']), key), None
+      return one_step(gradient, optimizer, carry, jax.tree.map(lambda x: x[chosen], data['train']),
+                      key), None
 
     def epoch(carry, index):
       order = jax.random.permutation(jax.random.fold_in(order_key, index), rows)
@@ -137,8 +149,8 @@ def compare(task, setup, seed, ablate):
 
   Returns:
     {arm: {'grid': {setting: accuracies}, 'best': (rate, rho), 'accuracy': [TEST_SEEDS],
-    'sharpness': [TEST_SEEDS], 'curves': [TEST_SEEDS, CHECKPOINTS]}}; AMSGrad also at AdaSAM's rate, for the sharpness
-    at equal rates.
+    'sharpness': [TEST_SEEDS], 'curves': [TEST_SEEDS, CHECKPOINTS]}}; AMSGrad also at AdaSAM's rate,
+    for the sharpness at equal rates.
   """
   decades, b1 = SETUPS[setup]
   seeds = list(enumerate(range(seed * 1000, seed * 1000 + TUNING_SEEDS + TEST_SEEDS)))
@@ -163,7 +175,7 @@ def test(task, arm, b1, setting, seeds, data):
 
 
 def speedup(task, seed, batches):
-  """Iterations [batches, seeds] until the loss on the clean training set falls below 0.15, rate ~ sqrt(batch)."""
+  """Iterations [batches, seeds] until the full clean training loss is below 0.15."""
   data = jax.tree.map(lambda x: x[0], make_data([0], label_noise=0.0, decades=0.0))['train']
   gradient = task_gradient(task)
 
@@ -173,7 +185,8 @@ def speedup(task, seed, batches):
     params = task.init(init_key)['params']
 
     def step(carry, index):
-      rows = jax.random.randint(jax.random.fold_in(draw_key, index), (batch,), 0, len(data['label']))
+      rows = jax.random.randint(
+          jax.random.fold_in(draw_key, index), (batch,), 0, len(data['label']))
       carry = one_step(gradient, optimizer, carry, jax.tree.map(lambda x: x[rows], data), key)
       loss = task.loss({'params': carry[0]}, data, key)
       return carry, loss.values.mean()
@@ -183,7 +196,8 @@ def speedup(task, seed, batches):
     return jnp.where(below.any(), below.argmax() + 1, SPEEDUP_STEPS)
 
   keys = jax.vmap(jax.random.key)(np.arange(SPEEDUP_SEEDS) + seed * 1000 + 900)
-  return np.stack([parallel.map_runs(functools.partial(run, batch=batch), data, keys) for batch in batches])
+  return np.stack(
+      [parallel.map_runs(functools.partial(run, batch=batch), data, keys) for batch in batches])
 
 
 def judge(results):
@@ -201,27 +215,34 @@ def judge(results):
   gain = against(plain, 'AdaSAM', 'AMSGrad')
   mean_sharpness = lambda runs: np.mean(runs['sharpness'])
   adasam, amsgrad = results[plain]['AdaSAM'], results[plain]['AMSGrad']
-  equal, tuned = (mean_sharpness(adasam) / mean_sharpness(r) for r in (amsgrad['at_equal_rate'], amsgrad))
+  equal, tuned = (
+      mean_sharpness(adasam) / mean_sharpness(r) for r in (amsgrad['at_equal_rate'], amsgrad))
   without = against(bare, 'AdaSAM', 'AMSGrad')
   return [
-      claims.Claim(f'{units}: AdaSAM is ahead of AMSGrad, SAM and SGD', 'best on the GLUE average (figures not read)',
+      claims.Claim(f'{units}: AdaSAM is ahead of AMSGrad, SAM and SGD',
+                   'best on the GLUE average (figures not read)',
                    figures_of(units) + ''.join(f'; over {other} {m}' for other, m in first.items()),
                    claims.verdict(all(m.at_least() for m in first.values()))),
-      claims.Claim(f'{units}: AdaSAM is flatter than AMSGrad', 'not available',
-                   f'{figures_of(units, "sharpness")}; {flatter}', claims.verdict(flatter.at_least())),
-      claims.Claim(f'{units}: SAM is ahead of SGD', 'not available', str(sam), claims.verdict(sam.at_least())),
-      claims.Claim(f'{plain}: AdaSAM is 1 point ahead of AMSGrad, at most 0.75x as sharp at the same rate',
-                   'not available', f'{figures_of(plain)}; {gain}; sharpness {equal:.2f}x at the same rate, {tuned:.2f}x '
-                   "at AMSGrad's own", claims.verdict(gain.at_least(0.01) and equal <= 0.75)),
+      claims.Claim(f'{units}: AdaSAM is flatter than AMSGrad',
+                   'not available', f'{figures_of(units, "sharpness")}; {flatter}',
+                   claims.verdict(flatter.at_least())),
+      claims.Claim(f'{units}: SAM is ahead of SGD', 'not available', str(sam),
+                   claims.verdict(sam.at_least())),
+      claims.Claim(
+          f'{plain}: AdaSAM is 1 point ahead of AMSGrad, at most 0.75x as sharp at the same rate',
+          'not available',
+          f'{figures_of(plain)}; {gain}; sharpness {equal:.2f}x at the same rate, {tuned:.2f}x '
+          "at AMSGrad's own", claims.verdict(gain.at_least(0.01) and equal <= 0.75)),
       claims.Claim(f'{plain}: AdaSAM is ahead of SAM', 'not available',
-                   f'{against(plain, "AdaSAM", "SAM")} (specified as a tie on these inputs)', claims.NOT_JUDGED),
-      claims.Claim(f'{bare}: AdaSAM is ahead of AMSGrad', 'not available', f'{figures_of(bare)}; {without}',
-                   claims.verdict(without.at_least())),
+                   f'{against(plain, "AdaSAM", "SAM")} (specified as a tie on these inputs)',
+                   claims.NOT_JUDGED),
+      claims.Claim(f'{bare}: AdaSAM is ahead of AMSGrad', 'not available',
+                   f'{figures_of(bare)}; {without}', claims.verdict(without.at_least())),
   ]
 
 
 def main(seed, workdir, ablate):
-  """Runs the experiments, prints the table, writes results.json and figure.png; True unless a claim does not hold."""
+  """Prints the table, writes results.json and figure.png; True unless a claim does not hold."""
   task = make_task()
   results = {setup: compare(task, setup, seed, ablate) for setup in SETUPS}
   iterations = speedup(task, seed, [SPEEDUP_BATCHES[0]] * 3 if ablate else SPEEDUP_BATCHES)
@@ -234,9 +255,13 @@ def main(seed, workdir, ablate):
       '; ratios ' + ', '.join(f'{f:.2f}' for f in falls), claims.verdict((falls >= 1.7).all())))
   first = results['unlike units']
   epochs = np.arange(1, CHECKPOINTS + 1) * EPOCHS // CHECKPOINTS
-  figures.compare({f'{arm} (rate {r["best"][0]:g}, rho {r["best"][1]:g})': (epochs, r['curves'])
-                   for arm, r in first.items()}, pathlib.Path(workdir) / 'figure.png', xlabel='epoch',
-                  ylabel='clean test accuracy', title='digits in unlike units, 30 % label noise')
+  figures.compare(
+      {
+          f'{arm} (rate {r["best"][0]:g}, rho {r["best"][1]:g})': (epochs, r['curves'])
+          for arm, r in first.items()
+      },
+      pathlib.Path(workdir) / 'figure.png', xlabel='epoch', ylabel='clean test accuracy',
+      title='digits in unlike units, 30 % label noise')
   plain = jax.tree.map(lambda x: x.tolist() if isinstance(x, np.ndarray) else x, results)
-  return claims.report('adasam', table, {'setups': plain, 'iterations': iterations.tolist()}, workdir, seed=seed,
-                       ablate=ablate)
+  return claims.report('adasam', table, {'setups': plain, 'iterations': iterations.tolist()},
+                       workdir, seed=seed, ablate=ablate)

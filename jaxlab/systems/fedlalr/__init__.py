@@ -1,4 +1,4 @@
-"""FedLALR (arXiv 2309.09719). The algorithm is `jaxlab.federated.fedlalr`; this folder measures the paper's claims."""
+"""FedLALR (arXiv 2309.09719): the brick is `jaxlab.federated.fedlalr`, the claims are here."""
 from jaxlab.systems.fedlalr import reproduce
 
 __all__ = ['reproduce']
