@@ -124,7 +124,7 @@ class CallTest(parameterized.TestCase):
 
   def test_injected_arguments_belong_to_the_code(self):
     self.assertEqual(config_lib.call(network, {'width': 1}, 'model', scale=2.0)[3], 2.0)
-    with self.assertRaisesRegex(ConfigError, "^model: unknown key 'scale' "):
+    with self.assertRaisesRegex(ConfigError, "^model: unknown key 'scale'"):
       config_lib.call(network, {'width': 1, 'scale': 3.0}, 'model', scale=2.0)
 
   def test_schema_of_a_partial(self):

@@ -5,10 +5,7 @@ Trains and federates the toy Task, records which rows it reads, saves and restor
 checkpoints.
 """
 import json
-import os
 import sys
-
-os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=2'
 
 import jax
 import numpy as np
@@ -31,7 +28,7 @@ FEDERATE = {
 
 def main():
   process, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-  parallel.initialize(f'localhost:{port}', 2, process)
+  parallel.initialize(f'localhost:{port}', 2, process, cpu_devices=2)
   assert (jax.device_count(), jax.local_device_count(), jax.process_count()) == (4, 2, 2)
   task = toy.softmax_task()
   trained = train.fit(task, TRAIN, workdir=f'{folder}/train')

@@ -134,6 +134,15 @@ def _assign(params, parts, where):
   return owners
 
 
+def _common_ascent(parts):
+  """The first part with a perturbation, or None; raises ConfigError if another has another one."""
+  ascents = [part for part in parts if part.ascent]
+  for part in ascents[1:]:
+    require(part.ascent == ascents[0].ascent, f'{part.where}.rho',
+            f'the perturbation of {ascents[0].where}, {ascents[0].ascent}', part.ascent)
+  return ascents[0] if ascents else None
+
+
 def make_optimizer(config, where='optimizer'):
   """Builds the optimizer that a config describes.
 
@@ -190,12 +199,8 @@ def make_optimizer(config, where='optimizer'):
   if clip_norm is not None:
     clip = optax.clip_by_global_norm(clip_norm)
     optimizer = optax.chain(clip if trained is None else optax.masked(clip, trained), optimizer)
-  ascents = [part for part in parts if part.ascent]
-  for part in ascents[1:]:
-    require(part.ascent == ascents[0].ascent, f'{part.where}.rho',
-            f'the perturbation of {ascents[0].where}, {ascents[0].ascent}', part.ascent)
-  if ascents:
-    first = ascents[0]
+  first = _common_ascent(parts)
+  if first is not None:
     ascent = {**first.ascent, 'rho': _schedule(first.ascent['rho'], f'{first.where}.rho')}
     optimizer = call(sam, ascent, first.where, optimizer=optimizer, mask=perturbed)
   return optax.with_extra_args_support(optimizer)

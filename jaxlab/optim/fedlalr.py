@@ -93,16 +93,11 @@ def synchronize(states, weights, vhat_agg='mean', sync_momentum=True):
   """
   config.require(vhat_agg in ('mean', 'max'), 'vhat_agg', "'mean' or 'max'", vhat_agg)
   weights = jnp.asarray(weights)
-
-  def over_present(reduce, fill, x):
-    present = jnp.expand_dims(weights > 0, range(1, x.ndim))
-    return reduce(jnp.where(present, x, fill))
-
-  def mean(x):
-    share = (weights / weights.sum()).astype(x.dtype)
-    return over_present(lambda x: jnp.tensordot(share, x, axes=1), 0, x)
-
-  maximum = lambda x: over_present(lambda x: x.max(0), -jnp.inf, x)
+  share = weights / weights.sum()
+  along = lambda values, x: jnp.expand_dims(values, range(1, x.ndim))
+  present = lambda x: jnp.where(along(weights > 0, x), x, 0)
+  mean = lambda x: jnp.sum(along(share, x).astype(x.dtype) * present(x), 0)
+  maximum = lambda x: present(x).max(0)  # vhat > 0, so an absent client's 0 is never the largest
   nu_max = jax.tree.map(mean if vhat_agg == 'mean' else maximum, states.nu_max)
   mu = jax.tree.map(mean, states.mu) if sync_momentum else jax.tree.map(jnp.zeros_like, nu_max)
   return begin_round(FedLALRState(mu, nu_max, nu_max))

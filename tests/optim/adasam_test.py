@@ -239,6 +239,12 @@ class AdaSAMTest(parameterized.TestCase):
     direction, _ = optimizer.update(jnp.array([2.0, -5.0]), optimizer.init(jnp.zeros(2)))
     np.testing.assert_allclose(direction, [0.1 / 0.001**0.5, -0.1 / 0.001**0.5], 1e-6)
 
+  def test_the_direction_has_the_dtypes_of_the_parameters_if_they_are_given(self):
+    optimizer, grads = optim.scale_by_adasam(), jnp.ones(2)
+    state = optimizer.init(grads)
+    chex.assert_type(optimizer.update(grads, state)[0], jnp.float32)
+    chex.assert_type(optimizer.update(grads, state, jnp.ones(2, jnp.bfloat16))[0], jnp.bfloat16)
+
   @hypothesis.settings(max_examples=20, deadline=None)
   @hypothesis.given(seed=st.integers(0, 2**31 - 1), scale=st.floats(1e-3, 1e3))
   def test_vhat_is_monotone_and_bounded(self, seed, scale):

@@ -24,7 +24,6 @@ GRADIENT = jax.grad(loss)
 
 def run(optimizer, steps=3, params=PARAMS):
   """(params, points where second gradients were taken) after some steps."""
-  optimizer = optax.with_extra_args_support(optimizer)
   state, points = optimizer.init(params), []
 
   def grad_fn(point):
@@ -55,7 +54,7 @@ class MakeOptimizerTest(parameterized.TestCase):
       ({'name': 'adamw', 'learning_rate': 0.1, 'weight_decay': 0.5},
        optax.adamw(0.1, weight_decay=0.5)))
   def test_it_is_the_optimizer_that_the_config_names(self, config, expected):
-    expected, _ = run(expected)
+    expected, _ = run(optax.with_extra_args_support(expected))
     for mapping in (config, ml_collections.ConfigDict(config)):
       params, _ = run(optim.make_optimizer(mapping))
       chex.assert_trees_all_close(params, expected, rtol=1e-6)
@@ -129,6 +128,11 @@ class GroupsTest(parameterized.TestCase):
     groups = ({'match': 'embed/.*'}, {'match': 'out/.*', 'rho': 0.1})
     with self.assertRaisesRegex(ConfigError, r'^optimizer.groups\[1\].rho: expected the perturb'):
       optim.make_optimizer({**ADASAM, 'groups': groups})
+
+  def test_equal_schedules_and_a_radius_of_zero_are_no_second_radius(self):
+    zero = ({'match': 'embed/.*'}, {'match': 'out/.*', 'rho': 0})
+    _, points = run(optim.make_optimizer({**ADASAM, 'groups': zero}), 1)
+    chex.assert_trees_all_equal(points[0]['out'], PARAMS['out'])
     schedule = {'name': 'constant_schedule', 'value': 0.1}
     same = ({'match': 'embed/.*'}, {'match': 'out/.*', 'rho': dict(schedule)})
     optim.make_optimizer({**ADASAM, 'rho': schedule, 'groups': same})

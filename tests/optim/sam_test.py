@@ -101,6 +101,13 @@ class SAMTest(parameterized.TestCase):
     expected = {'a': jnp.array([3.0, 0.5]), 'b': PARAMS['b']}
     chex.assert_trees_all_close(points[0], expected, atol=1e-6)
 
+  def test_masked_leaves_are_not_perturbed(self):
+    points = []
+    self.update(optim.sam(optax.sgd(0.1), 0.5, mask={'a': True, 'b': False}),
+                grad_fn=lambda p: points.append(p) or GRADIENT(p))
+    expected = {'a': jnp.array([3.5, 0.0]), 'b': PARAMS['b']}
+    chex.assert_trees_all_close(points[0], expected, rtol=1e-6)
+
   def test_the_radius_may_start_at_zero(self):
     optimizer = optim.sam(optax.sgd(0.1), lambda count: 0.5 * (count >= 1))
     first, state = self.update(optimizer)
