@@ -3,8 +3,8 @@
   python -m benchmarks.adasam_step [--json=FILE]
 
 Compiled training steps of the digits MLP (64-128-10, batch 50) and of the FEMNIST CNN (batch 32) on
-random data, many to a call so that dispatch does not count. With a second gradient 2.0 times the
-plain step is the least that SAM can cost; the exit status is 1 above LIMIT times.
+random data, many to a call so that dispatch does not count. The second gradient about doubles a
+step; the exit status is 1 if AdaSAM costs more than LIMIT times its moments alone.
 """
 import functools
 import json

@@ -79,6 +79,7 @@ class _Part(NamedTuple):
 
 
 def _part(config, where):
+  """The part that a mapping of an optimizer describes."""
   function, arguments = _checked(config, where)
   if function not in (adasam, sam):
     return _Part(call(function, arguments, where), None, where)
@@ -96,6 +97,7 @@ def _part(config, where):
 
 
 def _group(group, shared, where):
+  """The part that an element of `groups` describes; `shared` are the keys outside the groups."""
   require(_is_mapping(group), where, 'a mapping with the key match', group)
   require(isinstance(group.get('match'), str), f'{where}.match', 'a regex of parameter paths',
           group.get('match'))

@@ -31,7 +31,7 @@ def gradients(module):
 
 class PatchConvTest(chex.TestCase):
 
-  @parameterized.product(kernel=[(3, 3), (2, 2), (1, 4), (5, 3)], strides=[(1, 1), (2, 2), (3, 1)],
+  @parameterized.product(kernel=[(3, 3), (2, 2), (1, 4), (5, 3)], strides=[(1, 1), (3, 2)],
                          padding=['SAME', 'VALID'])
   def test_equals_flax(self, kernel, strides, padding):
     ours, theirs, variables = pair(kernel, strides, padding)

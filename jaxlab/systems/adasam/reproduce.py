@@ -22,11 +22,11 @@ TRAIN, TEST = 'train[:1000]', 'train[1000:]'
 LABEL_NOISE, DECADES = 0.3, 0.7
 BATCH, EPOCHS, CHECKPOINTS = 50, 60, 12
 SHARPNESS_RADIUS = 0.05
-ADAPTIVE_RATES, PLAIN_RATES, RHOS = (3e-4, 1e-3, 3e-3), (0.03, 0.1, 0.3), (0.05, 0.1, 0.2, 0.5)
+ADAPTIVE_RATES, PLAIN_RATES, RHOS = (3e-4, 1e-3, 3e-3), (0.03, 0.1, 0.3), (0.1, 0.2, 0.5)
 ARMS = {'AdaSAM': (ADAPTIVE_RATES, RHOS), 'AMSGrad': (ADAPTIVE_RATES, (0.0,)),
         'SAM': (PLAIN_RATES, RHOS), 'SGD': (PLAIN_RATES, (0.0,))}
-TUNING_SEEDS, TEST_SEEDS = 6, 24
-BLOCK = 24  # runs a call: one compilation an arm serves tuning and testing
+TUNING_SEEDS, TEST_SEEDS = 16, 40
+BLOCK = 48  # runs a call: one compilation an arm serves tuning and testing
 SPEEDUP_BATCHES, SPEEDUP_SEEDS, SPEEDUP_STEPS, SPEEDUP_LOSS = (16, 32, 64), 3, 1000, 0.15
 SETUPS = {  # name -> (decades of spread of the inputs' units, b1)
     'unlike units': (DECADES, 0.9), 'plain digits': (0.0, 0.9), 'unlike units, b1 = 0': (
