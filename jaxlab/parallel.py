@@ -43,9 +43,9 @@ def pmax(tree, axis=BATCH):
   return jax.lax.pmax(tree, axis) if on_axis(axis) else tree
 
 
-def all_gather(x, axis=BATCH):
+def all_gather(tree, axis=BATCH):
   """Concatenates [B, ...] of all devices to [D * B, ...]; the identity off the axis."""
-  return jax.lax.all_gather(x, axis, tiled=True) if on_axis(axis) else x
+  return jax.lax.all_gather(tree, axis, tiled=True) if on_axis(axis) else tree
 
 
 def axis_index(axis=BATCH):

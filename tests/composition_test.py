@@ -1,4 +1,5 @@
 """Any task with any optimizer, algorithm and aggregator: two steps and two rounds of each."""
+import inspect
 import itertools
 
 import jax
@@ -17,9 +18,10 @@ TASKS = {
 }
 OPTIMIZERS = {'sgd': {'name': 'sgd', 'learning_rate': 0.1},
               'adasam': {'name': 'adasam', 'learning_rate': 0.01, 'rho': 0.05}}
+SERVER_RATE, LOCAL_RATE = {'server_learning_rate': 0.03}, {'learning_rate': 0.01}
 ALGORITHM_ARGUMENTS = {
-    'fedadam': {'server_learning_rate': 0.03}, 'fedlada': {'learning_rate': 0.01}
-}
+    **{name: SERVER_RATE for name in ('fedadam', 'fedadagrad', 'fedams', 'fedsgd', 'fedyogi')},
+    **{name: LOCAL_RATE for name in ('fedlada', 'scaffold', 'feddyn', 'mime', 'mimelite')}}
 OWN_OPTIMIZERS = {
     'fedlalr': {'name': 'fedlalr', 'learning_rate': 0.01},
     'scale_by_adasam': {'name': 'scale_by_adasam'}
@@ -33,13 +35,18 @@ def changed(before, after):
 
 
 def federated_optimizers(algorithm):
+  """The client optimizers to try: the algorithm's own, or a plain one and AdaSAM, or none."""
   needed = CLIENT_OPTIMIZERS.get(algorithm)
-  return {needed: OWN_OPTIMIZERS[needed]} if needed else OPTIMIZERS
+  if needed:
+    return {needed: OWN_OPTIMIZERS[needed]}
+  takes_one = 'client_optimizer' in inspect.signature(ALGORITHMS[algorithm]).parameters
+  return OPTIMIZERS if takes_one else {'none': {}}
 
 
 FEDERATED = [(task, algorithm, optimizer, aggregator)
              for task, algorithm, aggregator in itertools.product(TASKS, ALGORITHMS, AGGREGATORS)
-             for optimizer in federated_optimizers(algorithm)]
+             for optimizer in federated_optimizers(algorithm)
+             if task == 'mlp' or (algorithm in ('fedavg', 'fedlalr') and aggregator == 'mean')]
 
 
 class CompositionTest(parameterized.TestCase):

@@ -10,9 +10,8 @@ from jaxlab.federated.types import Aggregator, Stream
 def from_stream(stream):
   """The Aggregator of running sums."""
   def apply(state, messages, weights, key):
-    del key
     one = jax.tree.map(lambda x: x[0], messages)
-    return stream.finish(stream.add(stream.zero(one), messages, weights)), state, {}
+    return stream.finish(stream.add(stream.zero(one), messages, weights), key), state, {}
   return Aggregator(lambda params: (), apply, stream)
 
 
@@ -36,7 +35,8 @@ def weighted_mean():
       return (jax.tree.map(step, total, message), weight + w), None
     return jax.lax.scan(one, accumulator, (messages, weights.astype(accumulator[1].dtype)))[0]
 
-  def finish(accumulator):
+  def finish(accumulator, key):
+    del key
     total, weight = accumulator
     weight = jnp.maximum(weight, jnp.finfo(jnp.float32).tiny)
     return jax.tree.map(lambda t: t / weight.astype(t.dtype), total)
@@ -53,7 +53,7 @@ def maximum():
     present = lambda x: jnp.where((weights > 0).reshape((-1,) + (1,) * (x.ndim - 1)), x, -jnp.inf)
     return jax.tree.map(lambda a, x: jnp.maximum(a, present(x).max(0)), accumulator, messages)
 
-  return from_stream(Stream(zero, add, parallel.pmax, lambda accumulator: accumulator))
+  return from_stream(Stream(zero, add, parallel.pmax, lambda accumulator, key: accumulator))
 
 
 def by_part(**parts):
@@ -74,8 +74,8 @@ def by_part(**parts):
   def collect(accumulator, axis):
     return {name: stream.collect(accumulator[name], axis) for name, stream in streams.items()}
 
-  def finish(accumulator):
-    return {name: stream.finish(accumulator[name]) for name, stream in streams.items()}
+  def finish(accumulator, key):
+    return {name: stream.finish(accumulator[name], key) for name, stream in streams.items()}
 
   return from_stream(Stream(zero, add, collect, finish))
 

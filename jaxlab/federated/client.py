@@ -64,6 +64,33 @@ def client_update(init, step, final):
   return client
 
 
+def full_gradient(gradient, params, data, key):
+  """The mean gradient over all rows that the client visits, and their weight.
+
+  Args:
+    gradient: (params, batch, key) -> (gradient of the mean, {metric: (sum, weight)}); its weight is
+      that of 'loss'.
+    params: where.
+    data: ClientData. With whole passes over the data every row counts alike.
+    key: PRNG key.
+
+  Returns:
+    (gradient, {metric: (sum, weight)}).
+  """
+  def one(step):
+    batch, _ = batch_rows(data, step)
+    grads, sums = gradient(params, batch, jax.random.fold_in(key, step))
+    weight = sums['loss'][1]
+    return jax.tree.map(lambda g: g * weight.astype(g.dtype), grads), sums
+
+  shapes = jax.eval_shape(one, 0)
+  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+  add = lambda step, total: jax.tree.map(jnp.add, total, one(step))
+  total, sums = jax.lax.fori_loop(0, data.bound, add, zeros)
+  weight = jnp.maximum(sums['loss'][1], 1e-30)
+  return jax.tree.map(lambda g: g / weight.astype(g.dtype), total), sums
+
+
 def optimizer_step(gradient, optimizer, params, opt_state, batch, key):
   """One local step of any optax optimizer, AdaSAM's second gradient included.
 

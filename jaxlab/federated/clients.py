@@ -166,6 +166,13 @@ def make_cohort(clients, ids, work, seed, round_number, *, weighting, num_device
   return cohort
 
 
-def padding_waste(index):
-  """Share of the padded steps that are no steps: 1 - real / padded."""
-  return 1 - (index >= 0).any(-1).mean()
+def padding_waste(index, chunk):
+  """Share of the steps run that are no steps: each chunk of clients runs as long as its longest.
+
+  Args:
+    index: [..., M, S, B] row numbers.
+    chunk: clients vmapped together.
+  """
+  steps = (index >= 0).any(-1).sum(-1).reshape(-1, chunk)
+  run = chunk * steps.max(-1).sum()
+  return 1 - steps.sum() / max(run, 1)

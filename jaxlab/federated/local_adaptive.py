@@ -49,8 +49,8 @@ def fedlalr(gradient, client_optimizer, *, vhat_agg: Literal['mean', 'max'] = 'm
     start = client_optimizer.init(params)
     return FedLALRServer(params, start.mu, start.nu_max)
 
-  def broadcast(state, cohort, key):
-    del cohort, key
+  def broadcast(state, cohort, table, key):
+    del cohort, table, key
     payload = {'params': state.params, 'mu': state.mu, 'nu_max': state.nu_max}
     return payload if sync_momentum else {k: v for k, v in payload.items() if k != 'mu'}, ()
 
@@ -74,8 +74,8 @@ def fedlalr(gradient, client_optimizer, *, vhat_agg: Literal['mean', 'max'] = 'm
     metrics = {'log10_vhat': _mean_log10(moments.nu_max)}
     return {k: message[k] for k in payload}, client_state, metrics
 
-  def server(state, aux, aggregate, key):
-    del aux, key
+  def server(state, aux, aggregate, participants, key):
+    del aux, participants, key
     add = lambda p, d: p + d.astype(p.dtype)
     return FedLALRServer(
         jax.tree.map(add, state.params, aggregate['params']), aggregate.get('mu', state.mu),
@@ -123,8 +123,8 @@ def fedlada(gradient, client_optimizer, *, learning_rate: float, amend: float = 
     start = client_optimizer.init(params)
     return FedLADAServer(params, jax.tree.map(jnp.zeros_like, params), start.nu_max)
 
-  def broadcast(state, cohort, key):
-    del cohort, key
+  def broadcast(state, cohort, table, key):
+    del cohort, table, key
     return state._asdict(), ()
 
   def client_init(payload, client_state, key):
@@ -148,8 +148,8 @@ def fedlada(gradient, client_optimizer, *, learning_rate: float, amend: float = 
     return {'params': delta, 'direction': jax.tree.map(lambda d: scale.astype(d.dtype) * d, delta),
             'nu_max': moments.nu_max}, client_state, {'log10_vhat': _mean_log10(moments.nu_max)}
 
-  def server(state, aux, aggregate, key):
-    del aux, key
+  def server(state, aux, aggregate, participants, key):
+    del aux, participants, key
     move = lambda p, d: p + server_learning_rate * d.astype(p.dtype)
     return FedLADAServer(
         jax.tree.map(move, state.params, aggregate['params']), aggregate['direction'],

@@ -1,5 +1,5 @@
 """A federated round as one pure function: broadcast, vmapped clients, aggregation, server."""
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,42 +22,73 @@ class Cohort(NamedTuple):
   weights: jax.Array
 
 
-def run_clients(algorithm, payload, table, cohort, key):
+class RoundState(NamedTuple):
+  """What a round carries to the next.
+
+  Attributes:
+    server: the algorithm's server state, with a field `params`.
+    clients: states of stateful clients [N + 1, ...], the last row for padding; () otherwise.
+    aggregator: the aggregator's state.
+  """
+  server: Any
+  clients: Any = ()
+  aggregator: Any = ()
+
+  @classmethod
+  def start(cls, algorithm, aggregator, params, num_clients=0):
+    """The state before the first round; `num_clients` matters to stateful algorithms alone."""
+    clients = ()
+    if algorithm.init_client is not None:
+      repeat = lambda x: jnp.repeat(x[None], num_clients + 1, axis=0)
+      clients = jax.tree.map(repeat, algorithm.init_client(params))
+    return cls(algorithm.init(params), clients, aggregator.init(params))
+
+
+def run_clients(algorithm, payload, states, table, cohort, key):
   """Runs a chunk of clients side by side and screens what they send.
 
   Args:
     algorithm: Algorithm.
     payload: what the server broadcasts.
+    states: the states of these clients [c, ...], or ().
     table: mapping of columns [N, ...].
     cohort: Cohort of c clients.
     key: the round's key for clients; each gets fold_in(key, its id).
 
   Returns:
-    (messages [c, ...], weights [c], metrics [c], rejected [c] bool). A message with a NaN or Inf,
-    or a weight that is negative or not finite, is replaced by zeros of weight 0.
+    (messages [c, ...], weights [c], states [c, ...], metrics [c], rejected [c] bool). A message
+    with a NaN or Inf, or a weight that is negative or not finite, is replaced by zeros of weight 0,
+    and the client keeps its old state; so does one that took no step.
   """
   steps = (cohort.index >= 0).any(-1)  # [c, S]
   bound = jnp.max(jnp.where(steps, jnp.arange(1, steps.shape[1] + 1), 0))
   keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(cohort.ids)
+  first = lambda tree: jax.tree.map(lambda x: x[0], tree)
   if len(cohort.ids) == 1:  # one client needs no batched kernels
-    message, _, metrics = algorithm.client(payload, (), ClientData(table, cohort.index[0], bound),
-                                           keys[0])
-    messages, metrics = jax.tree.map(lambda x: x[None], (message, metrics))
+    one = algorithm.client(payload, first(states), ClientData(table, cohort.index[0], bound), keys[0])
+    messages, new_states, metrics = jax.tree.map(lambda x: x[None], one)
   else:
-    run = jax.vmap(algorithm.client, in_axes=(None, None, CLIENT_AXES, 0))
-    messages, _, metrics = run(payload, (), ClientData(table, cohort.index, bound), keys)
-  good = jax.vmap(all_finite)(messages) & jnp.isfinite(cohort.weights) & (cohort.weights >= 0)
-  mask = lambda x: jnp.where(good.reshape((-1,) + (1,) * (x.ndim - 1)), x, jnp.zeros_like(x))
-  return jax.tree.map(mask, messages), jnp.where(good, cohort.weights, 0), metrics, ~good
+    run = jax.vmap(algorithm.client, in_axes=(None, 0, CLIENT_AXES, 0))
+    messages, new_states, metrics = run(
+        payload, states, ClientData(table, cohort.index, bound), keys)
+  good = jax.vmap(all_finite)((messages, new_states))
+  good &= jnp.isfinite(cohort.weights) & (cohort.weights >= 0)
+  weights = jnp.where(good, cohort.weights, 0)
+
+  def keep(condition, new, old):
+    shaped = lambda x: condition.reshape((-1,) + (1,) * (x.ndim - 1))
+    return jax.tree.map(lambda a, b: jnp.where(shaped(a), a, b), new, old)
+
+  messages = keep(good, messages, jax.tree.map(jnp.zeros_like, messages))
+  return messages, weights, keep(weights > 0, new_states, states), metrics, ~good
 
 
-def federated_round(server, aggregator_state, cohort, table, key, *, algorithm, aggregator,
-                    clients_per_vmap=1, axis=parallel.CLIENTS):
+def federated_round(state, cohort, table, key, *, algorithm, aggregator, clients_per_vmap=1,
+                    axis=parallel.CLIENTS):
   """One round of a federated algorithm.
 
   Args:
-    server: the algorithm's server state, with a field `params`.
-    aggregator_state: the aggregator's state.
+    state: RoundState.
     cohort: this device's Cohort of M clients, M divisible by `clients_per_vmap`.
     table: mapping of columns [N, ...].
     key: PRNG key of the round.
@@ -67,14 +98,19 @@ def federated_round(server, aggregator_state, cohort, table, key, *, algorithm, 
     axis: name of the device axis.
 
   Returns:
-    (server, aggregator_state, metrics). The metrics are means over the clients that took part, and
-    'participants', 'rejected' (messages not finite) and 'refused' (1 if the round was void or its
-    result not finite: then the server's state is the old one).
+    (RoundState, metrics). The metrics are means over the clients that took part, of their lowest
+    and of their highest tenth (`<name>_low`, `<name>_high`), and 'participants', 'rejected'
+    (messages not finite) and 'refused' (1 if the round was void or its result not finite: then the
+    state is the old one).
   """
   broadcast_key, client_key, aggregate_key, server_key = jax.random.split(key, 4)
-  payload, aux = algorithm.broadcast(server, cohort, broadcast_key)
+  payload, aux = algorithm.broadcast(state.server, cohort, table, broadcast_key)
   chunks = jax.tree.map(lambda x: x.reshape((-1, clients_per_vmap) + x.shape[1:]), cohort)
-  run = lambda chunk: run_clients(algorithm, payload, table, chunk, client_key)
+  flat = lambda tree: jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]), tree)
+
+  def run(chunk):
+    states = jax.tree.map(lambda x: x[chunk.ids], state.clients)  # -1, padding, is the last row
+    return run_clients(algorithm, payload, states, table, chunk, client_key)
 
   if aggregator.stream is not None:
     stream = aggregator.stream
@@ -86,23 +122,49 @@ def federated_round(server, aggregator_state, cohort, table, key, *, algorithm, 
       return stream.add(accumulator, messages, rest[0]), rest
 
     accumulator, results = jax.lax.scan(body, stream.zero(one), chunks)
-    aggregate, info = stream.finish(stream.collect(accumulator, axis)), {}
-    weights, metrics, rejected = jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]),
-                                              tuple(results))
+    aggregate, info = stream.finish(stream.collect(accumulator, axis), aggregate_key), {}
+    weights, states, metrics, rejected = flat(tuple(results))
+    aggregator_state = state.aggregator
   else:
     _, results = jax.lax.scan(lambda carry, chunk: (carry, run(chunk)), None, chunks)
-    messages, weights, metrics, rejected = jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]),
-                                                        results)
+    messages, weights, states, metrics, rejected = flat(results)
     aggregate, aggregator_state, info = aggregator.apply(
-        aggregator_state, jax.tree.map(lambda x: parallel.all_gather(x, axis), messages),
-        parallel.all_gather(weights, axis), aggregate_key)
+        state.aggregator, parallel.all_gather(messages, axis), parallel.all_gather(weights, axis),
+        aggregate_key)
 
-  new = algorithm.server(server, aux, aggregate, server_key)
-  present = (weights > 0).astype(jnp.float32)
-  total, participants, rejected, sums = parallel.psum(
-      (weights.sum(), present.sum(), (rejected & (cohort.ids >= 0)).sum(),
-       {name: jnp.where(present > 0, value, 0).sum() for name, value in metrics.items()}), axis)
+  present = (weights > 0).astype(weights.dtype)
+  total, participants, rejected = parallel.psum(
+      (weights.sum(), present.sum(), (rejected & (cohort.ids >= 0)).sum()), axis)
+  server = algorithm.server(state.server, aux, aggregate, participants, server_key)
+  everyone = parallel.all_gather((cohort.ids, states), axis)
+  clients = jax.tree.map(lambda table, rows: table.at[everyone[0]].set(rows), state.clients,
+                         everyone[1])
+  new = RoundState(server, clients, aggregator_state)
   good = (total > 0) & all_finite(new)
-  means = {name: value / jnp.maximum(participants, 1) for name, value in sums.items()}
-  return tree_where(good, new, server), aggregator_state, {
-      **means, **info, 'participants': participants, 'rejected': rejected, 'refused': ~good}
+  spread = distribution(parallel.all_gather((metrics, present), axis), participants)
+  return tree_where(good, new, state), {
+      **spread, **info, 'participants': participants, 'rejected': rejected, 'refused': ~good}
+
+
+def distribution(metrics_and_present, participants):
+  """Mean, mean of the lowest tenth and mean of the highest tenth of each metric over clients.
+
+  Args:
+    metrics_and_present: ({name: [M]}, [M] 1 for a client that took part).
+    participants: how many took part.
+
+  Returns:
+    {name, f'{name}_low', f'{name}_high': scalar}; 0 where nobody took part.
+  """
+  metrics, present = metrics_and_present
+  tenth = jnp.ceil(participants / 10)
+  ranks = jnp.arange(len(present))
+  result = {}
+  for name, values in metrics.items():
+    ordered = jnp.sort(jnp.where(present > 0, values, jnp.inf))  # absent clients go to the end
+    mean_of = lambda chosen, count: jnp.where(chosen, ordered, 0).sum() / jnp.maximum(count, 1)
+    result[name] = mean_of(ranks < participants, participants)
+    result[f'{name}_low'] = mean_of(ranks < tenth, tenth)
+    result[f'{name}_high'] = mean_of(
+        (ranks >= participants - tenth) & (ranks < participants), tenth)
+  return result

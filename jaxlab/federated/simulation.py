@@ -14,12 +14,12 @@ from jaxlab.data import partition, pipeline
 from jaxlab.federated import aggregators, algorithms
 from jaxlab.federated import clients as clients_lib
 from jaxlab.federated.client import ClientData
-from jaxlab.federated.round import Cohort, federated_round
+from jaxlab.federated.round import Cohort, RoundState, federated_round
 from jaxlab.federated.types import tree_bytes
 from jaxlab.task import split_variables
 from jaxlab.train.checkpoints import fingerprint
 from jaxlab.train.evaluation import Evaluator
-from jaxlab.train.run import Run, check_bad_steps
+from jaxlab.train.run import Run, check_bad_steps, check_hooks
 from jaxlab.train.step import task_gradient
 from jaxlab.train.telemetry import compile_program
 
@@ -30,6 +30,7 @@ class FederatedState(NamedTuple):
   Attributes:
     round: int32, rounds done.
     server: the algorithm's server state, with a field `params`.
+    clients: states of stateful clients, see `RoundState`.
     aggregator: the aggregator's state.
     key: the run's PRNG key; round keys are folded from it and never stored.
     contacts: int32, client participations so far, for the byte count.
@@ -38,6 +39,7 @@ class FederatedState(NamedTuple):
   """
   round: jax.Array
   server: Any
+  clients: Any
   aggregator: Any
   key: jax.Array
   contacts: jax.Array
@@ -74,7 +76,8 @@ class FederatedConfig:
     rounds: rounds of the run.
     partition: {name, ...} for `data.partition.make_partition`.
     algorithm: {name, ...} for `algorithms.make_algorithm`.
-    client_optimizer: config for `optim.make_optimizer`.
+    client_optimizer: config for `optim.make_optimizer`; none for an algorithm with a rule of its
+      own (scaffold, feddyn, mime, mimelite, fedsgd).
     aggregator: {name, ...} for `aggregators.make_aggregator`.
     batch_size: examples of a local step.
     epochs: local passes a round.
@@ -97,7 +100,7 @@ class FederatedConfig:
   rounds: int
   partition: Mapping
   algorithm: Mapping
-  client_optimizer: Mapping
+  client_optimizer: Mapping = dataclasses.field(default_factory=dict)
   aggregator: Mapping = dataclasses.field(default_factory=lambda: {'name': 'mean'})
   batch_size: int = 16
   epochs: int = 1
@@ -134,7 +137,8 @@ class FederatedConfig:
 
   def make_algorithm(self, gradient):
     """The algorithm over this gradient function."""
-    return algorithms.make_algorithm(self.algorithm, self.client_optimizer, gradient)
+    return algorithms.make_algorithm(self.algorithm, self.client_optimizer, gradient,
+                                     self.num_clients)
 
   @property
   def work(self):
@@ -180,6 +184,7 @@ def simulate(task, config, *, workdir=None, state=None, hooks=(), devices=None):
     OSError: a checkpoint or metric could not be written; earlier checkpoints are kept.
   """
   settings, seed = federated_config(config), config.get('seed', 0)
+  check_hooks(hooks, settings.rounds_per_call, 'federated.rounds_per_call')
   build = functools.partial(_initial_state, task, settings, seed, hooks)
   shapes = jax.eval_shape(build)
   parallel.check_fits(shapes[0], 'config.model')
@@ -211,9 +216,9 @@ def _initial_state(task, settings, seed, hooks):
   algorithm = settings.make_algorithm(None)
   aggregator = aggregators.make_aggregator(settings.aggregator, algorithm)
   zero = jnp.zeros((), jnp.int32)
-  state = FederatedState(round=zero, server=algorithm.init(params),
-                         aggregator=aggregator.init(params), key=key, contacts=zero,
-                         bad_rounds=zero, hooks={hook.name: hook.init(params) for hook in hooks})
+  start = RoundState.start(algorithm, aggregator, params, settings.num_clients)
+  state = FederatedState(**start._asdict(), round=zero, key=key, contacts=zero, bad_rounds=zero,
+                         hooks={hook.name: hook.init(params) for hook in hooks})
   return state, constants
 
 
@@ -228,13 +233,14 @@ def run_rounds(state, cohorts, table, constants, *, task, settings, clients_per_
   aggregator = aggregators.make_aggregator(settings.aggregator, algorithm)
 
   def one(state, cohort):
-    server, aggregator_state, metrics = federated_round(
-        state.server, state.aggregator, cohort, table, jax.random.fold_in(state.key, state.round),
-        algorithm=algorithm, aggregator=aggregator, clients_per_vmap=clients_per_vmap, axis=axis)
+    new, metrics = federated_round(
+        RoundState(state.server, state.clients, state.aggregator), cohort, table,
+        jax.random.fold_in(state.key, state.round), algorithm=algorithm, aggregator=aggregator,
+        clients_per_vmap=clients_per_vmap, axis=axis)
     contacts = parallel.psum((cohort.weights > 0).sum(dtype=jnp.int32), axis)
-    state = state._replace(round=state.round + 1, server=server, aggregator=aggregator_state,
-                           contacts=state.contacts + contacts, bad_rounds=jnp.where(
-                               metrics['refused'], state.bad_rounds + 1, 0))
+    state = state._replace(
+        **new._asdict(), round=state.round + 1, contacts=state.contacts + contacts,
+        bad_rounds=jnp.where(metrics['refused'], state.bad_rounds + 1, 0))
     return state, {**metrics, 'bad_rounds': state.bad_rounds}
 
   return jax.lax.scan(one, state, cohorts)
@@ -243,9 +249,12 @@ def run_rounds(state, cohorts, table, constants, *, task, settings, clients_per_
 def round_bytes(algorithm, params, table, batch_size):
   """(bytes down, bytes up) of one client in a round, from the real payload and message."""
   def exchange(params, table):
-    payload, _ = algorithm.broadcast(algorithm.init(params), None, jax.random.key(0))
-    data = ClientData(table, jnp.zeros((1, batch_size), jnp.int32), jnp.ones((), jnp.int32))
-    return payload, algorithm.client(payload, (), data, jax.random.key(0))[0]
+    key, index = jax.random.key(0), jnp.zeros((1, batch_size), jnp.int32)
+    cohort = Cohort(jnp.zeros(1, jnp.int32), index[None], jnp.ones(1))
+    payload, _ = algorithm.broadcast(algorithm.init(params), cohort, table, key)
+    state = algorithm.init_client(params) if algorithm.init_client else ()
+    data = ClientData(table, index, jnp.ones((), jnp.int32))
+    return payload, algorithm.client(payload, state, data, key)[0]
 
   payload, message = jax.eval_shape(exchange, params, table)
   return tree_bytes(payload), tree_bytes(message) + 8  # beside the message travels its weight
@@ -272,7 +281,7 @@ def _run_rounds(run, task, settings, seed, state, clients, table, constants, hoo
   while position < settings.rounds:
     cohorts = _next_cohorts(clients, settings, seed, position, algorithm.weighting, len(everywhere),
                             mine, chunk)
-    waste = clients_lib.padding_waste(cohorts.index)
+    waste = clients_lib.padding_waste(cohorts.index, chunk)
     shape = cohorts.index.shape
     cohorts = parallel.shard(Cohort(*cohorts), axis=parallel.CLIENTS, devices=devices)
     if shape not in programs:

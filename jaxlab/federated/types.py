@@ -13,12 +13,12 @@ class Stream(NamedTuple):
     zero: message (shapes suffice) -> accumulator.
     add: (accumulator, messages [C, ...], weights [C]) -> accumulator, client after client in order.
     collect: (accumulator, axis name) -> accumulator over all devices.
-    finish: accumulator -> aggregate, shaped like a message.
+    finish: (accumulator, key) -> aggregate, shaped like a message.
   """
   zero: Callable[[Any], Any]
   add: Callable[[Any, Any, jax.Array], Any]
   collect: Callable[[Any, str], Any]
-  finish: Callable[[Any], Any]
+  finish: Callable[[Any, jax.Array], Any]
 
 
 class Aggregator(NamedTuple):
@@ -44,12 +44,14 @@ class Algorithm(NamedTuple):
 
   Attributes:
     init: params -> server_state.
-    broadcast: (server_state, cohort, key) -> (payload, server_aux); the payload is what goes down
-      the wire.
+    broadcast: (server_state, cohort, table, key) -> (payload, server_aux); the payload is what goes
+      down the wire. `cohort` and `table` are the device's own: what needs all clients is psummed.
     client: (payload, client_state, ClientData, key) -> (message, client_state, {metric: scalar}).
-    server: (server_state, server_aux, aggregate, key) -> server_state.
+    server: (server_state, server_aux, aggregate, participants, key) -> server_state, where
+      `participants` is the number of clients in the aggregate (float32 scalar).
     weighting: 'examples' or 'uniform', as published.
     aggregator: the one that belongs to the algorithm where that is not the weighted mean.
+    init_client: params -> the state that a client keeps between rounds; None for stateless clients.
   """
   init: Callable[[Any], Any]
   broadcast: Callable[..., tuple[Any, Any]]
@@ -57,6 +59,7 @@ class Algorithm(NamedTuple):
   server: Callable[..., Any]
   weighting: str = 'examples'
   aggregator: Aggregator | None = None
+  init_client: Callable[[Any], Any] | None = None
 
 
 def tree_bytes(tree):

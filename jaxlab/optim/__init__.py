@@ -6,11 +6,13 @@ parameters to the gradient on the same batch; optimizers never reduce over devic
 from jaxlab.optim.adasam import AdaSAMState, ScaleByAdaSAMState, adasam, scale_by_adasam
 from jaxlab.optim.factory import make_optimizer
 from jaxlab.optim.fedlalr import FedLALRState, begin_round, fedlalr, synchronize
-from jaxlab.optim.fedopt import ScaleByFedOptState, scale_by_fedopt
+from jaxlab.optim.fedopt import (
+    ScaleByFedAMSState, ScaleByFedOptState, scale_by_fedams, scale_by_fedopt)
 from jaxlab.optim.sam import SAMState, sam, sam_gradient, sam_value_and_grad
 
 __all__ = (
-    'AdaSAMState', 'FedLALRState', 'SAMState', 'ScaleByAdaSAMState', 'ScaleByFedOptState', 'adasam',
-    'begin_round', 'fedlalr', 'make_optimizer', 'sam', 'sam_gradient', 'sam_value_and_grad',
-    'scale_by_adasam', 'scale_by_fedopt', 'synchronize',
+    'AdaSAMState', 'FedLALRState', 'SAMState', 'ScaleByAdaSAMState', 'ScaleByFedAMSState',
+    'ScaleByFedOptState', 'adasam', 'begin_round', 'fedlalr', 'make_optimizer', 'sam',
+    'sam_gradient', 'sam_value_and_grad', 'scale_by_adasam', 'scale_by_fedams', 'scale_by_fedopt',
+    'synchronize',
 )  # fmt: skip

@@ -57,3 +57,48 @@ def scale_by_fedopt(kind='adam', b1=0.9, b2=0.99, tau=1e-3):
     return to_updates(direction, grads if params is None else params), ScaleByFedOptState(mu, nu)
 
   return optax.GradientTransformation(init, update)
+
+
+class ScaleByFedAMSState(NamedTuple):
+  """First moment, second moment, and its running maximum of the pseudo-gradient."""
+  mu: Any
+  nu: Any
+  nu_max: Any
+
+
+def scale_by_fedams(b1=0.9, b2=0.99, tau=1e-3, option=1):
+  """The direction of FedAMS (arXiv 2205.02719; formula from general knowledge, not re-read).
+
+  Option 1: vhat = max(vhat, v, tau), m / sqrt(vhat). Option 2: vhat = max(vhat, v),
+  m / (sqrt(vhat) + tau). v starts at tau^2 and vhat at 0; fed as `scale_by_fedopt` is.
+
+  Args:
+    b1: decay of the first moment, in [0, 1).
+    b2: decay of the second moment, in [0, 1).
+    tau: floor or addend of the denominator, > 0.
+    option: 1 or 2.
+
+  Returns:
+    GradientTransformation with state `ScaleByFedAMSState`.
+
+  Raises:
+    ConfigError: a hyperparameter out of its range.
+  """
+  check_ranges(b1=b1, b2=b2, tau=tau)
+  config.require(option in (1, 2), 'option', '1 or 2', option)
+  floor, addend = (tau, 0.0) if option == 1 else (0.0, tau)
+
+  def init(params):
+    return ScaleByFedAMSState(constant(params, 0.0), constant(params, tau**2),
+                              constant(params, 0.0))
+
+  def update(grads, state, params=None):
+    floats = accumulators(grads, state.nu)
+    mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, floats)
+    nu = jax.tree.map(lambda v, g: _SECOND_MOMENTS['adam'](v, g * g, b2), state.nu, floats)
+    nu_max = jax.tree.map(lambda m, v: jnp.maximum(jnp.maximum(m, v), floor), state.nu_max, nu)
+    direction = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + addend), mu, nu_max)
+    updates = to_updates(direction, grads if params is None else params)
+    return updates, ScaleByFedAMSState(mu, nu, nu_max)
+
+  return optax.GradientTransformation(init, update)

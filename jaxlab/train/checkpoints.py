@@ -81,7 +81,8 @@ class Checkpointer:
       return
     leaves = flatten(state)
     items = {'state': ocp.args.StandardSave(leaves),
-             'meta': ocp.args.JsonSave({**meta, 'checksums': checksums(leaves)})}
+             'meta': ocp.args.JsonSave(
+                 {**meta, 'checksums': checksums(leaves), 'shapes': _shapes(leaves)})}
     if iterator is not None:
       items['data'] = grain.PyGrainCheckpointSave(iterator)
     try:
@@ -135,9 +136,13 @@ class Checkpointer:
   def _restore_step(self, step, template, iterator):
     meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))['meta']
     wanted = template(meta)
-    shapes = _host_zeros(wanted)
-    _check_paths(shapes, meta['checksums'], step)
-    items = {'state': ocp.args.StandardRestore(shapes)}
+    zeros = _host_zeros(wanted)
+    _check_paths(zeros, meta['shapes'], step)
+    for path, shape in _shapes(zeros).items():
+      if meta['shapes'][path] != shape:
+        raise ConfigError(f'checkpoint {step} has another structure: {path} is '
+                          f'{meta["shapes"][path]}, expected {shape}')
+    items = {'state': ocp.args.StandardRestore(zeros)}
     data = iterator(meta) if iterator else None
     if data is not None:
       items['data'] = grain.PyGrainCheckpointRestore(data)
@@ -166,6 +171,11 @@ def _host_zeros(template):
     return leaf
   paths = jax.tree_util.tree_flatten_with_path(jax.tree.map(raw, template))[0]
   return {jax.tree_util.keystr(path): np.zeros(leaf.shape, leaf.dtype) for path, leaf in paths}
+
+
+def _shapes(leaves):
+  """{key path: dtype and shape as text} of what `flatten` gives."""
+  return {path: f'{leaf.dtype}{list(leaf.shape)}' for path, leaf in leaves.items()}
 
 
 def _check_paths(wanted, saved, step):

@@ -53,10 +53,11 @@ class Evaluator:
     batches = pipeline.eval_batches(dataset, batch_size=self._rows * jax.process_count(),
                                     process_index=jax.process_index(),
                                     process_count=jax.process_count())
-    for batch in batches:
+    for number, batch in enumerate(batches):
       outputs = self._predict(
           state.params, state.running, constants,
-          parallel.shard(parallel.split(batch, self._devices), devices=self._devices), key)
+          parallel.shard(parallel.split(batch, self._devices), devices=self._devices),
+          jax.random.fold_in(key, number))
       local = jax.tree.map(lambda x: x[None], batch)
       outputs, batch = parallel.gather_rows((outputs, local))
       real = batch['weight'] > 0

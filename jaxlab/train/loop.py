@@ -14,7 +14,7 @@ from jaxlab.task import split_variables
 from jaxlab.train import phases as phases_lib
 from jaxlab.train.checkpoints import fingerprint, load_collection
 from jaxlab.train.evaluation import Evaluator
-from jaxlab.train.run import Run, check_bad_steps
+from jaxlab.train.run import Run, check_bad_steps, check_hooks
 from jaxlab.train.step import TrainState, select, train_step
 from jaxlab.train.telemetry import compile_program
 
@@ -59,6 +59,7 @@ def fit(task, config, *, workdir=None, state=None, hooks=(), devices=None):
   """
   settings = phases_lib.fit_config(config)
   check_devices(settings, devices)
+  check_hooks(hooks, settings.steps_per_call, 'config.steps_per_call')
   schedule = settings.schedule()
   build = functools.partial(_initial_state, task, schedule, settings.seed, hooks)
   parallel.check_fits(jax.eval_shape(build)[0], 'config.model')

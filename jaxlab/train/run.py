@@ -8,7 +8,7 @@ import time
 import jax
 from jax.experimental import multihost_utils
 
-from jaxlab.config import ConfigError
+from jaxlab.config import ConfigError, require
 from jaxlab.train import figures, writers
 from jaxlab.train.checkpoints import Checkpointer
 from jaxlab.train.workdir import open_workdir
@@ -106,6 +106,13 @@ class Run:
     """Writes figures/curves.png from the metric rows (process 0)."""
     if self.directory is not None and jax.process_index() == 0:
       figures.curves(self.rows, self.directory / 'figures' / 'curves.png', self.unit)
+
+
+def check_hooks(hooks, per_call, key):
+  """Raises ConfigError if a hook would fall between two calls of the program."""
+  for hook in hooks:
+    require(hook.every % per_call == 0, key, f'a divisor of {hook.every}, every how many the hook '
+            f'{hook.name!r} is called', per_call)
 
 
 def check_bad_steps(bad_steps, limit, step, unit='step'):

@@ -99,7 +99,9 @@ class ClientsTest(parameterized.TestCase):
   def test_padding_waste(self):
     index = np.full((1, 2, 4, 3), -1)
     index[0, 0, :2] = 1
-    self.assertEqual(clients_lib.padding_waste(index), 0.75)
+    index[0, 1, :1] = 1
+    self.assertEqual(clients_lib.padding_waste(index, 2), 0.25)
+    self.assertEqual(clients_lib.padding_waste(index, 1), 0)
 
 
 if __name__ == '__main__':

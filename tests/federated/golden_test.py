@@ -35,7 +35,8 @@ def gradient(params, batch, key):
     return (values * batch['weight']).sum() / jnp.maximum(batch['weight'].sum(), 1)
 
   value, grads = jax.value_and_grad(mean_loss)(params)
-  return grads, {'loss': (value, jnp.ones(()))}
+  rows = batch['weight'].sum()
+  return grads, {'loss': (value * rows, rows)}
 
 
 def flat(tree):
@@ -64,14 +65,14 @@ def simulate(algorithm, params, table, index, weights, clients_per_vmap=4):
   step = jax.jit(
       functools.partial(federated.federated_round, algorithm=algorithm, aggregator=aggregator,
                         clients_per_vmap=clients_per_vmap))
-  server, states = algorithm.init(params), []
-  states.append(server)
+  state = federated.RoundState.start(algorithm, aggregator, params, num_clients=index.shape[1])
+  states = [state]
   for round_number, (rows, weight) in enumerate(zip(index, weights)):
     cohort = federated.Cohort(
         jnp.arange(len(rows), dtype=jnp.int32), jnp.asarray(rows), jnp.asarray(weight))
-    server, _, metrics = step(server, (), cohort, table, jax.random.key(round_number))
+    state, metrics = step(state, cohort, table, jax.random.key(round_number))
     assert not metrics['refused'] and not metrics['rejected']
-    states.append(server)
+    states.append(state)
   return states
 
 
@@ -95,15 +96,15 @@ class FedLALRGoldenTest(parameterized.TestCase):
     with jax.enable_x64(True):
       _, _, _, _, states = self.run_case(name, jnp.float64)
       for array, field in (('server_x', 'params'), ('server_m', 'mu'), ('server_vhat', 'nu_max')):
-        ours = np.stack([flat(getattr(state, field)) for state in states])
+        ours = np.stack([flat(getattr(state.server, field)) for state in states])
         np.testing.assert_allclose(ours, FEDLALR[f'{name}/{array}'], rtol=0, atol=1e-10,
                                    err_msg=array)
 
   @parameterized.parameters(*CASES)
   def test_server_float32(self, name):
     _, _, _, _, states = self.run_case(name, jnp.float32)
-    x = np.stack([flat(state.params) for state in states])
-    vhat = np.stack([flat(state.nu_max) for state in states])
+    x = np.stack([flat(state.server.params) for state in states])
+    vhat = np.stack([flat(state.server.nu_max) for state in states])
     np.testing.assert_allclose(x, FEDLALR[f'{name}/server_x'], rtol=0, atol=2e-5)
     np.testing.assert_allclose(vhat, FEDLALR[f'{name}/server_vhat'], rtol=1e-5, atol=0)
 
@@ -130,7 +131,7 @@ class FedLALRGoldenTest(parameterized.TestCase):
             self.assertTrue(all(np.isnan(part).all() for part in expected))
             continue
           data = federated.ClientData(table, jnp.asarray(rows[c]), jnp.int32(len(rows[c])))
-          (params, state), _, _ = work(states[r], (), data, jax.random.key(0))
+          (params, state), _, _ = work(states[r].server, (), data, jax.random.key(0))
           for ours, theirs in zip((params, state.mu, state.nu, state.nu_max), expected):
             np.testing.assert_allclose(flat(ours), theirs, rtol=0, atol=1e-10)
 
@@ -157,7 +158,7 @@ class FedLALRGoldenTest(parameterized.TestCase):
       states = simulate(algorithm, params, table, index[:rounds], np.ones((rounds, 4)))
       for array, field in (('server_x', 'params'), ('server_ga', 'direction'), ('server_vhat',
                                                                                 'nu_max')):
-        ours = np.stack([flat(getattr(state, field)) for state in states])
+        ours = np.stack([flat(getattr(state.server, field)) for state in states])
         np.testing.assert_allclose(ours, FEDLALR[f'fedlada/{array}'], rtol=0, atol=1e-10,
                                    err_msg=array)
 
@@ -165,56 +166,120 @@ class FedLALRGoldenTest(parameterized.TestCase):
     self.assertEmpty(FEDLALR.unread())
 
 
-class FedOptGoldenTest(parameterized.TestCase):
-  CASES = ('fedavg', 'fedavg_uniform', 'fedavg_partial', 'fedadam')
+def fedbase_algorithm(name):
+  """The algorithm of a golden case with its settings, and the case's weighting."""
+  sgd = optax.sgd(0.1)
+  server = {'server_learning_rate': 0.1}
+  make = {
+      'fedavg': lambda: federated.fedavg(gradient, sgd),
+      'fedavg_uniform': lambda: federated.fedavg(gradient, sgd, weighting='uniform'),
+      'fedavg_partial': lambda: federated.fedavg(gradient, sgd),
+      'fedprox': lambda: federated.fedprox(gradient, sgd, mu=0.5),
+      'fedavgm': lambda: federated.fedavgm(gradient, sgd, server_learning_rate=0.5),
+      'fedadagrad': lambda: federated.fedadagrad(gradient, sgd, **server),
+      'fedadam': lambda: federated.fedadam(gradient, sgd, **server),
+      'fedyogi': lambda: federated.fedyogi(gradient, sgd, **server),
+      'fedams_opt1': lambda: federated.fedams(gradient, sgd, **server, option=1),
+      'fedams_opt2': lambda: federated.fedams(gradient, sgd, **server, option=2),
+      'scaffold': lambda: federated.scaffold(gradient, num_clients=4, learning_rate=0.1),
+      'scaffold_partial': lambda: federated.scaffold(gradient, num_clients=4, learning_rate=0.1),
+      'scaffold_option1': lambda: federated.scaffold(
+          gradient, num_clients=4, learning_rate=0.1, option=1),
+      'mime': lambda: federated.mime(gradient, learning_rate=0.1),
+      'mimelite': lambda: federated.mimelite(gradient, learning_rate=0.1),
+      'feddyn': lambda: federated.feddyn(gradient, num_clients=4, learning_rate=0.1),
+      'feddyn_partial': lambda: federated.feddyn(gradient, num_clients=4, learning_rate=0.1),
+  }
+  return make[name]()
+
+
+# What else a golden case holds: array -> how ours is read off a RoundState. FedOpt's servers are
+# fed with -Delta, so their first moment has the other sign.
+SERVER_ARRAYS = {
+    'fedavgm': {'m': lambda state: -flat(state.server.opt_state[0].trace)},
+    'scaffold': {'c': lambda state: flat(state.server.control)},
+    'mime': {'momentum': lambda state: flat(state.server.momentum)},
+    'feddyn': {'h': lambda state: flat(state.server.h)},
+    'moments': {'m': lambda state: -flat(state.server.opt_state[0].mu),
+                'v': lambda state: flat(state.server.opt_state[0].nu)},
+    'maximum': {'vhat': lambda state: flat(state.server.opt_state[0].nu_max)},
+}
+EXTRA = {
+    'fedavgm': SERVER_ARRAYS['fedavgm'],
+    **{name: SERVER_ARRAYS['moments'] for name in ('fedadagrad', 'fedadam', 'fedyogi')},
+    **{name: SERVER_ARRAYS['moments'] | SERVER_ARRAYS['maximum']
+       for name in ('fedams_opt1', 'fedams_opt2')},
+    **{name: SERVER_ARRAYS['scaffold'] for name in ('scaffold', 'scaffold_partial', 'scaffold_option1')},
+    **{name: SERVER_ARRAYS['mime'] for name in ('mime', 'mimelite')},
+    **{name: SERVER_ARRAYS['feddyn'] for name in ('feddyn', 'feddyn_partial')},
+}
+CLIENT_ARRAYS = {'scaffold': 'client_c', 'feddyn': 'client_lambda'}
+LOSSES = ('fedavg', 'fedprox', 'fedadagrad', 'fedadam', 'fedyogi', 'fedams', 'scaffold')
+ALL_CASES = ('fedavg', 'fedavg_uniform', 'fedavg_partial', 'fedprox', 'fedavgm', 'fedadagrad', 'fedadam',
+             'fedyogi', 'fedams_opt1', 'fedams_opt2', 'scaffold', 'scaffold_partial',
+             'scaffold_option1', 'mime', 'mimelite', 'feddyn', 'feddyn_partial')
+
+
+class FedBaseGoldenTest(parameterized.TestCase):
 
   def run_case(self, name, dtype):
     params, table, sizes, index = problem(FEDBASE, dtype)
-    here = FEDBASE['data/participation'] if name.endswith('_partial') else np.ones(
-        (len(index), len(sizes)))
-    weighting = 'uniform' if name.endswith('_uniform') else 'examples'
-    weights = here * (sizes if weighting == 'examples' else 1.0)
-    sgd = optax.sgd(0.1)
-    algorithm = (
-        federated.fedadam(gradient, sgd, server_learning_rate=0.1)
-        if name == 'fedadam' else federated.fedavg(gradient, sgd, weighting=weighting))
-    states = simulate(algorithm, params, table, index, weights.astype(dtype))
-    return table, sizes, states
+    partial = name.endswith('_partial')
+    here = FEDBASE['data/participation'] if partial else np.ones((len(index), len(sizes)))
+    algorithm = fedbase_algorithm(name)
+    weights = here * (sizes if algorithm.weighting == 'examples' else 1.0)
+    return table, sizes, simulate(algorithm, params, table, index, weights.astype(dtype))
 
-  @parameterized.parameters(*CASES)
+  @parameterized.parameters(*ALL_CASES)
   def test_float64(self, name):
     with jax.enable_x64(True):
       table, sizes, states = self.run_case(name, jnp.float64)
-      x = np.stack([flat(state.params) for state in states])
-      np.testing.assert_allclose(x, FEDBASE[f'{name}/server_x'], rtol=0, atol=1e-10)
-      batch = {
-          **table, 'weight': jnp.asarray(
-              (np.arange(16) < np.asarray(sizes)[:, None]).reshape(-1) * 1.0)
-      }
-      losses = [gradient(state.params, batch, None)[1]['loss'][0] for state in states]
-      np.testing.assert_allclose(losses, FEDBASE[f'{name}/loss'], rtol=0, atol=1e-10)
-      if name == 'fedadam':
-        moments = [state.opt_state[0] for state in states]
-        np.testing.assert_allclose([flat(m.nu) for m in moments], FEDBASE['fedadam/v'], rtol=0,
-                                   atol=1e-10)
-        # The server is fed with -Delta, so its first moment has the other sign.
-        np.testing.assert_allclose([-flat(m.mu) for m in moments], FEDBASE['fedadam/m'], rtol=0,
-                                   atol=1e-10)
-      else:
-        np.testing.assert_allclose(np.diff(x, axis=0), FEDBASE[f'{name}/delta'], rtol=0, atol=1e-10)
+      close = functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-10)
+      x = np.stack([flat(state.server.params) for state in states])
+      close(x, FEDBASE[f'{name}/server_x'])
+      for array, read in EXTRA.get(name, {}).items():
+        close(np.stack([read(state) for state in states]), FEDBASE[f'{name}/{array}'], err_msg=array)
+      family = name.split('_')[0]
+      if family in CLIENT_ARRAYS:
+        ours = np.stack([flat(state.clients)[:-1] for state in states])
+        close(ours, FEDBASE[f'{name}/{CLIENT_ARRAYS[family]}'])
+      real = (np.arange(16) < np.asarray(sizes)[:, None]).reshape(-1) * 1.0
+      batch = {**table, 'weight': jnp.asarray(real)}
+      if family in LOSSES or name == 'fedavgm':
+        pairs = [gradient(state.server.params, batch, None)[1]['loss'] for state in states]
+        losses = [total / rows for total, rows in pairs]
+        close(losses, FEDBASE[f'{name}/loss'])
+      if family == 'fedavg' or name == 'fedprox':
+        close(np.diff(x, axis=0), FEDBASE[f'{name}/delta'])
+      if family in ('mime', 'mimelite'):
+        full = [flat(gradient(state.server.params, batch, None)[0]) for state in states[:-1]]
+        close(np.stack(full), FEDBASE[f'{name}/full_grad'])
 
-  @parameterized.parameters(*CASES)
+  @parameterized.parameters(*ALL_CASES)
   def test_float32(self, name):
     _, _, states = self.run_case(name, jnp.float32)
-    atol = 2e-4 if name == 'fedadam' else 5e-5
-    np.testing.assert_allclose(
-        flat(states[-1].params), FEDBASE[f'{name}/server_x'][-1], rtol=0, atol=atol)
+    adaptive = name in ('fedadagrad', 'fedadam', 'fedyogi', 'fedams_opt1', 'fedams_opt2')
+    np.testing.assert_allclose(flat(states[-1].server.params), FEDBASE[f'{name}/server_x'][-1],
+                               rtol=0, atol=2e-4 if adaptive else 5e-5)
 
-  def test_fedadam_delta(self):
+  @parameterized.parameters(('fedavgm', 0.9, 1.0), ('fedadam', 0.9, 0.1), ('fedyogi', 0.9, 0.1),
+                            ('fedams_opt1', 0.9, 0.1), ('fedams_opt2', 0.9, 0.1),
+                            ('fedadagrad', 0.0, 1.0))
+  def test_delta_is_what_moves_the_first_moment(self, name, decay, share):
+    m = FEDBASE[f'{name}/m']
+    np.testing.assert_allclose((m[1:] - decay * m[:-1]) / share, FEDBASE[f'{name}/delta'], rtol=0,
+                               atol=1e-10)
+
+  @parameterized.parameters('scaffold', 'scaffold_partial', 'scaffold_option1')
+  def test_the_mean_of_the_clients_controls_is_the_servers(self, name):
     with jax.enable_x64(True):
-      m = FEDBASE['fedadam/m']
-      np.testing.assert_allclose((m[1:] - .9 * m[:-1]) / .1, FEDBASE['fedadam/delta'], rtol=0,
-                                 atol=1e-10)
+      for state in self.run_case(name, jnp.float64)[2]:
+        np.testing.assert_allclose(flat(state.clients)[:-1].mean(0), flat(state.server.control),
+                                   atol=1e-14)
+
+  def test_zz_every_array_was_compared(self):
+    left = [key for key in FEDBASE.unread() if not key.startswith('partition/')]
+    self.assertEmpty(left)  # tests/data/partition_test.py compares the partition
 
 
 if __name__ == '__main__':

@@ -70,17 +70,16 @@ def accuracy_curve(rate, key, cohorts, table, test, *, task, name, adaptive=True
   algorithm = make_algorithm(name, task_gradient(task), rate, adaptive)
   aggregator = aggregators.weighted_mean()
   init_key, round_key = jax.random.split(key)
-  server = algorithm.init(task.init(init_key)['params'])
+  start = federated.RoundState.start(algorithm, aggregator, task.init(init_key)['params'])
 
-  def one(server, inputs):
+  def one(state, inputs):
     number, cohort = inputs
-    server, _, _ = federated.federated_round(server, (), cohort, table,
-                                             jax.random.fold_in(round_key, number),
-                                             algorithm=algorithm, aggregator=aggregator)
-    logits = task.predict({'params': server.params}, test, key)
-    return server, (logits.argmax(-1) == test['label']).mean()
+    state, _ = federated.federated_round(state, cohort, table, jax.random.fold_in(round_key, number),
+                                         algorithm=algorithm, aggregator=aggregator)
+    logits = task.predict({'params': state.server.params}, test, key)
+    return state, (logits.argmax(-1) == test['label']).mean()
 
-  return jax.lax.scan(one, server, (jnp.arange(cohorts.ids.shape[0]), cohorts))[1]
+  return jax.lax.scan(one, start, (jnp.arange(cohorts.ids.shape[0]), cohorts))[1]
 
 
 def cohorts_of(clients, seed, rounds, participants, weighting):

@@ -1,0 +1,89 @@
+"""What a program costs."""
+import logging
+import types
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from jaxlab.train import telemetry
+from tests import conftest
+
+assert conftest.DEVICES  # importing it is what makes four devices without pytest too
+M, K, N = 8, 16, 32
+FLOPS = 2 * M * K * N
+
+
+class CompileTest(parameterized.TestCase):
+
+  @parameterized.parameters(1, 4)
+  def test_flops_of_a_matrix_product_on_each_device(self, count):
+    program = jax.pmap(lambda x, w: x @ w, in_axes=(0, None), devices=jax.devices()[:count])
+    x, w = np.ones((count, M, K), np.float32), np.ones((K, N), np.float32)
+    compiled = telemetry.compile_program(program, (x, w))
+    self.assertEqual(compiled.flops, FLOPS)
+    self.assertGreater(compiled.seconds, 0)
+    np.testing.assert_array_equal(compiled.run(x, w), np.full((count, M, N), K))
+
+  @parameterized.parameters(3, 10)
+  def test_a_scan_of_steps_counts_as_one(self, steps):
+    def many(x, w):
+      return jax.lax.scan(lambda x, _: (x @ w, None), x, None, length=steps)[0]
+
+    arguments = np.ones((1, K, K), np.float32), np.ones((K, K), np.float32)
+    compiled = telemetry.compile_program(
+        jax.pmap(many, in_axes=(0, None), devices=jax.devices()[:1]), arguments, steps)
+    one = 2 * K ** 3
+    self.assertBetween(compiled.flops, one, 1.02 * one)  # and a counter
+
+  def test_the_log_says_what_it_cost(self):
+    program = jax.pmap(lambda x, w: x @ w, in_axes=(0, None), devices=jax.devices()[:1])
+    arguments = np.ones((1, 100, 100), np.float32), np.ones((100, 100), np.float32)
+    with self.assertLogs('jaxlab', logging.INFO) as logs:
+      telemetry.compile_program(program, arguments, 5, 'round')
+    self.assertRegex(
+        logs.output[0], r'compiled in \d+\.\d s; 2 MFLOP a round a device, 5 round\(s\) a call')
+
+  def test_the_executable_does_not_compile_again(self):
+    traces = []
+
+    def f(x):
+      traces.append(1)
+      return x + 1
+
+    compiled = telemetry.compile_program(jax.pmap(f), (np.ones(4),))
+    for _ in range(2):
+      compiled.run(jnp.ones(4))
+    self.assertLen(traces, 1)
+
+  def test_a_backend_that_does_not_say(self):
+    lowered = mock.Mock()
+    lowered.compile.return_value.cost_analysis.return_value = None
+    program = mock.Mock(lower=lambda *_: lowered)
+    self.assertEqual(telemetry.compile_program(program, ()).flops, 0)
+
+
+class SpeedTest(parameterized.TestCase):
+
+  def speed(self, kind, flops, batch_size=0):
+    device = types.SimpleNamespace(device_kind=kind)
+    with mock.patch.object(jax, 'local_devices', return_value=[device]):
+      return telemetry.Compiled(None, flops, 1.0).speed(10.0, batch_size)
+
+  def test_the_cpu_has_no_peak(self):
+    self.assertEqual(self.speed('cpu', 1e12), {'steps_per_s': 10.0})
+    self.assertEqual(self.speed('cpu', 1e12, 32), {'steps_per_s': 10.0, 'examples_per_s': 320.0})
+
+  @parameterized.parameters(('NVIDIA H100 80GB HBM3', 989e12), ('TPU v5 lite', 197e12),
+                            ('NVIDIA A100-SXM4-40GB', 312e12), ('TPU v5p', 459e12))
+  def test_share_of_the_peak(self, kind, peak):
+    self.assertAlmostEqual(self.speed(kind, 1e12)['mfu'], 1e13 / peak)
+
+  def test_no_share_where_the_flops_are_unknown(self):
+    self.assertNotIn('mfu', self.speed('NVIDIA H100 80GB HBM3', 0))
+
+
+if __name__ == '__main__':
+  absltest.main()
