@@ -18,7 +18,12 @@ import numpy as np
 from jaxlab import config as config_lib
 from jaxlab.config import ConfigError
 
-BUILDERS = {'digits': 'jaxlab.data.digits:Digits'}
+BUILDERS = {
+    'cifar': 'jaxlab.data.cifar:Cifar',
+    'digits': 'jaxlab.data.digits:Digits',
+    'femnist': 'jaxlab.data.leaf:Femnist',
+    'shakespeare': 'jaxlab.data.leaf:Shakespeare',
+}
 
 _columns = {}  # (folder, split) -> the columns that this process has read
 

@@ -1,7 +1,16 @@
 """Federated learning: clients, algorithms, aggregators, the round, the simulation loop."""
 from jaxlab.federated import aggregators
 from jaxlab.federated.algorithms import (
-    fedadagrad, fedadam, fedams, fedavg, fedavgm, fedopt, fedprox, fedsgd, fedyogi)
+    fedadagrad,
+    fedadam,
+    fedams,
+    fedavg,
+    fedavgm,
+    fedopt,
+    fedprox,
+    fedsgd,
+    fedyogi,
+)
 from jaxlab.federated.client import ClientData, client_update
 from jaxlab.federated.drift import feddyn, mime, mimelite, scaffold
 from jaxlab.federated.local_adaptive import fedlada, fedlalr
@@ -11,7 +20,7 @@ from jaxlab.federated.types import Aggregator, Algorithm
 
 __all__ = [
     'Aggregator', 'Algorithm', 'ClientData', 'Cohort', 'FederatedState', 'RoundState',
-    'aggregators', 'client_update', 'distribution', 'fedadagrad', 'fedadam', 'fedams', 'fedavg', 'fedavgm',
-    'feddyn', 'federated_round', 'fedlada', 'fedlalr', 'fedopt', 'fedprox', 'fedsgd', 'fedyogi',
-    'mime', 'mimelite', 'round_bytes', 'scaffold', 'simulate'
+    'aggregators', 'client_update', 'distribution', 'fedadagrad', 'fedadam', 'fedams', 'fedavg',
+    'fedavgm', 'feddyn', 'federated_round', 'fedlada', 'fedlalr', 'fedopt', 'fedprox', 'fedsgd',
+    'fedyogi', 'mime', 'mimelite', 'round_bytes', 'scaffold', 'simulate',
 ]

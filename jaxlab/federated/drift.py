@@ -192,7 +192,8 @@ def _mime(gradient, learning_rate, momentum, weighting, corrected):
       data = ClientData(table, index, jnp.int32(index.shape[0]))
       grads, _ = full_gradient(gradient, params, data, own_key)
       good = all_finite(grads)  # a client that will be rejected has no part in c either
-      grads, weight = tree_where(good, (grads, weight), jax.tree.map(jnp.zeros_like, (grads, weight)))
+      nothing = jax.tree.map(jnp.zeros_like, (grads, weight))
+      grads, weight = tree_where(good, (grads, weight), nothing)
       return (_add(carry[0], grads, weight), carry[1] + weight), None
 
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(cohort.ids)

@@ -65,7 +65,8 @@ def run_clients(algorithm, payload, states, table, cohort, key):
   keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(cohort.ids)
   first = lambda tree: jax.tree.map(lambda x: x[0], tree)
   if len(cohort.ids) == 1:  # one client needs no batched kernels
-    one = algorithm.client(payload, first(states), ClientData(table, cohort.index[0], bound), keys[0])
+    data = ClientData(table, cohort.index[0], bound)
+    one = algorithm.client(payload, first(states), data, keys[0])
     messages, new_states, metrics = jax.tree.map(lambda x: x[None], one)
   else:
     run = jax.vmap(algorithm.client, in_axes=(None, 0, CLIENT_AXES, 0))

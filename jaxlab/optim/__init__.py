@@ -7,7 +7,11 @@ from jaxlab.optim.adasam import AdaSAMState, ScaleByAdaSAMState, adasam, scale_b
 from jaxlab.optim.factory import make_optimizer
 from jaxlab.optim.fedlalr import FedLALRState, begin_round, fedlalr, synchronize
 from jaxlab.optim.fedopt import (
-    ScaleByFedAMSState, ScaleByFedOptState, scale_by_fedams, scale_by_fedopt)
+    ScaleByFedAMSState,
+    ScaleByFedOptState,
+    scale_by_fedams,
+    scale_by_fedopt,
+)
 from jaxlab.optim.sam import SAMState, sam, sam_gradient, sam_value_and_grad
 
 __all__ = (

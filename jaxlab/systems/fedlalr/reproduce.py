@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxlab import federated, models, optim
+from jaxlab import federated, models, optim, parallel
 from jaxlab.data import partition, pipeline
 from jaxlab.federated import aggregators
 from jaxlab.federated import clients as clients_lib
@@ -28,10 +28,10 @@ FEDADAM_SERVER_RATE = 0.03
 PARTITIONS = {'Dirichlet(0.1)': {'name': 'dirichlet_by_class', 'alpha': 0.1, 'min_size': 8},
               'Dirichlet(0.3)': {'name': 'dirichlet_by_class', 'alpha': 0.3, 'min_size': 8},
               'IID': {'name': 'iid'}}
-SEEDS = 6
+SEEDS = 12
 ROUNDS = 60
 PARTICIPANTS = (2, 5, 10, 20)
-PARTICIPATION_SEEDS = 5
+PARTICIPATION_SEEDS = 8
 PARTICIPATION_ROUNDS = 80
 
 
@@ -53,55 +53,53 @@ def make_algorithm(name, gradient, rate, adaptive):
   return federated.fedadam(gradient, optax.sgd(rate), server_learning_rate=FEDADAM_SERVER_RATE)
 
 
-@functools.partial(jax.jit, static_argnames=('task', 'name', 'adaptive'))
-def accuracy_curve(rate, key, cohorts, table, test, *, task, name, adaptive=True):
-  """Test accuracy [R] after each round of one run; a pure function, compiled once an algorithm.
+@functools.lru_cache
+def accuracy_curve(task, name, adaptive):
+  """The function of one run: ((table, test), rate, key, cohorts [R, M, ...]) -> accuracies [R].
 
-  Args:
-    rate: client learning rate.
-    key: of initialisation and rounds.
-    cohorts: Cohort [R, M, ...].
-    table: training columns.
-    test: test columns with 'weight'.
-    task: Task.
-    name: algorithm.
-    adaptive: False for the ablation.
+  `key` is of initialisation and rounds; `adaptive` False is the ablation. Compiled once an
+  algorithm and number of participants.
   """
-  algorithm = make_algorithm(name, task_gradient(task), rate, adaptive)
   aggregator = aggregators.weighted_mean()
-  init_key, round_key = jax.random.split(key)
-  start = federated.RoundState.start(algorithm, aggregator, task.init(init_key)['params'])
 
-  def one(state, inputs):
-    number, cohort = inputs
-    state, _ = federated.federated_round(state, cohort, table, jax.random.fold_in(round_key, number),
-                                         algorithm=algorithm, aggregator=aggregator)
-    logits = task.predict({'params': state.server.params}, test, key)
-    return state, (logits.argmax(-1) == test['label']).mean()
+  def run(shared, rate, key, cohorts):
+    table, test = shared
+    algorithm = make_algorithm(name, task_gradient(task), rate, adaptive)
+    init_key, round_key = jax.random.split(key)
+    start = federated.RoundState.start(algorithm, aggregator, task.init(init_key)['params'])
 
-  return jax.lax.scan(one, start, (jnp.arange(cohorts.ids.shape[0]), cohorts))[1]
+    def one(state, inputs):
+      number, cohort = inputs
+      state, _ = federated.federated_round(state, cohort, table,
+                                           jax.random.fold_in(round_key, number),
+                                           algorithm=algorithm, aggregator=aggregator)
+      logits = task.predict({'params': state.server.params}, test, round_key)
+      return state, (logits.argmax(-1) == test['label']).mean()
+
+    return jax.lax.scan(one, start, (jnp.arange(cohorts.ids.shape[0]), cohorts))[1]
+
+  return run
 
 
-def cohorts_of(clients, seed, rounds, participants, weighting):
-  """The cohorts of all rounds as a Cohort [R, M, ...]."""
-  made = [
-      clients_lib.make_cohort(clients, clients_lib.sample_uniform(CLIENTS, participants, seed, r),
-                              WORK, seed, r, weighting=weighting, steps=MAX_STEPS)
-      for r in range(rounds)
-  ]
+def cohorts_of(labels, how, seed, rounds, participants, weighting):
+  """The cohorts of all rounds of one run as a Cohort [R, M, ...]."""
+  parts = partition.make_partition(PARTITIONS[how], labels, CLIENTS, seed)
+  clients = clients_lib.Clients.from_parts(parts)
+  made = [clients_lib.make_cohort(
+      clients, clients_lib.sample_uniform(CLIENTS, participants, seed, r), WORK, seed, r,
+      weighting=weighting, steps=MAX_STEPS) for r in range(rounds)]
   return federated.Cohort(*(np.concatenate(leaves) for leaves in zip(*made)))
 
 
-def run(task, name, rate, seed, how, *, rounds=ROUNDS, participants=CLIENTS, adaptive=True):
-  """Accuracy curve [rounds] of one run; `seed` draws partition, initialisation, order."""
-  table, test = pipeline.columns(task.dataset('train')), pipeline.columns(task.dataset('test'))
-  parts = partition.make_partition(PARTITIONS[how], table['label'], CLIENTS, seed)
+def run_seeds(task, name, rate, seeds, how, *, rounds=ROUNDS, participants=CLIENTS, adaptive=True):
+  """Accuracy curves [seeds, rounds]; a seed draws partition, initialisation and data order."""
+  shared = tuple(pipeline.columns(task.dataset(split)) for split in ('train', 'test'))
   weighting = 'uniform' if name == 'FedLALR' else 'examples'
-  cohorts = cohorts_of(clients_lib.Clients.from_parts(parts), seed, rounds, participants, weighting)
-  return np.asarray(
-      accuracy_curve(
-          jnp.float32(rate), jax.random.key(seed), cohorts, table, test, task=task, name=name,
-          adaptive=adaptive))
+  cohorts = [cohorts_of(shared[0]['label'], how, seed, rounds, participants, weighting)
+             for seed in seeds]
+  return parallel.map_runs(
+      accuracy_curve(task, name, adaptive), shared, np.full(len(seeds), rate, np.float32),
+      jax.vmap(jax.random.key)(np.array(seeds)), jax.tree.map(lambda *x: np.stack(x), *cohorts))
 
 
 def final(curves):
@@ -117,12 +115,8 @@ def rounds_to(curves, target):
 
 def compare(task, how, seeds, adaptive):
   """{algorithm: {rate: curves [seeds, rounds]}}."""
-  return {
-      name: {
-          rate: np.stack([run(task, name, rate, seed, how, adaptive=adaptive) for seed in seeds])
-          for rate in rates
-      } for name, rates in RATES.items()
-  }
+  return {name: {rate: run_seeds(task, name, rate, seeds, how, adaptive=adaptive) for rate in rates}
+          for name, rates in RATES.items()}
 
 
 def best(grid):
@@ -144,12 +138,11 @@ def main(seed, workdir, ablate):
   iid_gain = claims.margin(final(chosen['IID']['FedLALR'][1]), final(chosen['IID']['FedAvg'][1]))
   shrink = claims.Margin(gain.mean - iid_gain.mean, float(np.hypot(gain.error, iid_gain.error)))
 
-  participation = {}
-  for participants in PARTICIPANTS:
-    participation[participants] = np.stack([
-        run(task, 'FedLALR', 0.003, s, 'Dirichlet(0.3)', rounds=PARTICIPATION_ROUNDS,
-            participants=PARTICIPANTS[0] if ablate else participants)
-        for s in [seed * 1000 + 500 + i for i in range(PARTICIPATION_SEEDS)]])
+  fresh = [seed * 1000 + 500 + i for i in range(PARTICIPATION_SEEDS)]
+  participation = {m: run_seeds(task, 'FedLALR', 0.003, fresh, 'Dirichlet(0.3)',
+                                rounds=PARTICIPATION_ROUNDS,
+                                participants=PARTICIPANTS[0] if ablate else m)
+                   for m in PARTICIPANTS}
   to_90 = {m: rounds_to(c, 0.9) for m, c in participation.items()}
   tail = {m: c[:, -20:].std(-1) for m, c in participation.items()}
   fewer = claims.margin(to_90[2], to_90[10])
