@@ -3,7 +3,8 @@ import pathlib
 
 import setuptools
 
-TEST = ['pytest>=8', 'pytest-xdist', 'pytest-cov', 'hypothesis', 'starlark-pyo3']
+PRIVACY = ['dp-accounting>=0.5']
+TEST = [*PRIVACY, 'pytest>=8', 'pytest-xdist', 'pytest-cov', 'hypothesis', 'starlark-pyo3']
 
 setuptools.setup(
     name='jaxlab',
@@ -33,5 +34,5 @@ setuptools.setup(
         'matplotlib>=3.9',
         'tensorboard>=2.18',
     ],
-    extras_require={'test': TEST},
+    extras_require={'privacy': PRIVACY, 'test': TEST},
 )

@@ -18,8 +18,8 @@ _COORDINATOR = flags.DEFINE_string('coordinator', None,
 _NUM_PROCESSES = flags.DEFINE_integer('num_processes', None, 'Number of processes of the job.')
 _PROCESS_ID = flags.DEFINE_integer('process_id', None,
                                    'This process, 0 <= process_id < num_processes.')
-_CPU_DEVICES = flags.DEFINE_integer('cpu_devices', None,
-                                    'Devices to split this host\'s CPU into (default 1).')
+_CPU_DEVICES = flags.DEFINE_integer('cpu_devices', None, lower_bound=1,
+                                    help='Devices to split this host\'s CPU into (default 1).')
 _DATA_DIR = flags.DEFINE_string(
     'data_dir', None, 'Folder of the prepared data sets (default: ~/tensorflow_datasets).')
 
@@ -64,6 +64,8 @@ def run(main, description, all_cores=lambda: False):
       becomes one device a core unless --cpu_devices says otherwise.
   """
   sys.modules['__main__'].__doc__ = description
+  for flag in flags.FLAGS.get_key_flags_for_module(__name__):  # so that --help shows them
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
   def start(argv):
     with one_line_errors():
@@ -104,20 +106,38 @@ def one_line_errors():
 
 def _parse(argv):
   try:
-    return flags.FLAGS(argv)
-  except (flags.Error, AttributeError, KeyError, FileNotFoundError, SyntaxError, TypeError,
+    arguments = flags.FLAGS(argv)
+    if 'config' in flags.FLAGS and flags.FLAGS['config'].value is not None:
+      _ = flags.FLAGS['config'].value.to_dict  # a file that could not be read says so only now
+    return arguments
+  except (flags.Error, AttributeError, KeyError, OSError, SyntaxError, TypeError,
           ValueError) as error:
-    sys.stderr.write(f'error: {_first_line(error)}\n')
+    sys.stderr.write(f'error: {_first_line(error, argv)}\n')
     sys.exit(2)
 
 
-def _first_line(error):
+def _first_line(error, argv):
   """The one line of a flag or override error that says what was wrong and what was meant."""
-  text = ' '.join(str(error.args[0] if error.args else error).replace('\\n', '\n').split())
-  meant = re.search(r'Did you mean "(\w+)" instead of "(\w+)"', text)
-  if meant:
-    return f'--config: unknown key {meant.group(2)!r}; did you mean {meant.group(1)!r}?'
-  return text
+  if isinstance(error, (OSError, SyntaxError)):
+    return '--config: ' + str(error).splitlines()[-1].split('failure to load: ')[-1].strip()
+  if isinstance(error, (AttributeError, KeyError)):
+    try:
+      _check_overrides(argv)
+    except config_lib.ConfigError as unknown_key:
+      return str(unknown_key)
+    except (AttributeError, KeyError):  # get_config itself
+      return f'--config: {type(error).__name__} in the config file: {error}'
+  return ' '.join(str(error.args[0] if error.args else error).replace('\\n', '\n').split())
+
+
+def _check_overrides(argv):
+  """Raises ConfigError naming the first key of an override that the config does not have."""
+  overrides = [argument for argument in argv if re.match('--?config[.]', argument)]
+  flags.FLAGS([argument for argument in argv if argument not in overrides])
+  for override in overrides:
+    node, where = flags.FLAGS['config'].value, '--config'
+    for part in re.split('[=[]', override)[0].split('.')[1:]:
+      node, where = config_lib.choose(part, node, where), f'{where}.{part}'
 
 
 def require_flag(holder):

@@ -1,6 +1,7 @@
 """Aggregators: what becomes of the clients' messages."""
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxlab import config as config_lib
 from jaxlab import parallel
@@ -80,7 +81,41 @@ def by_part(**parts):
   return from_stream(Stream(zero, add, collect, finish))
 
 
-AGGREGATORS = {'mean': weighted_mean}
+def clipped_gaussian(*, clip_norm: float, noise_multiplier: float):
+  """Central differential privacy: clip each message, uniform mean, Gaussian noise (DP-FedAvg).
+
+  Messages are scaled to a global L2 norm of at most `clip_norm`; their mean gets noise of standard
+  deviation noise_multiplier * clip_norm / participants (arXiv 1710.06963, flat clipping). Weights
+  only say who is there. The privacy spent is `privacy.epsilon`'s to say.
+
+  Args:
+    clip_norm: largest norm of a message, > 0.
+    noise_multiplier: noise in units of the sensitivity, >= 0.
+  """
+  config_lib.require(clip_norm > 0, 'clip_norm', 'more than 0', clip_norm)
+  config_lib.require(noise_multiplier >= 0, 'noise_multiplier', 'at least 0', noise_multiplier)
+  mean = weighted_mean().stream
+
+  def clip(message):
+    norm = optax.tree.norm(message)
+    scale = jnp.minimum(1, clip_norm / jnp.maximum(norm, jnp.finfo(jnp.float32).tiny))
+    return jax.tree.map(lambda x: x * scale.astype(x.dtype), message)
+
+  def add(accumulator, messages, weights):
+    return mean.add(accumulator, jax.vmap(clip)(messages), (weights > 0).astype(weights.dtype))
+
+  def finish(accumulator, key):
+    deviation = noise_multiplier * clip_norm / jnp.maximum(accumulator[1], 1)
+    leaves, treedef = jax.tree.flatten(mean.finish(accumulator, key))
+    keys = jax.random.split(key, len(leaves))
+    noisy = [x + deviation.astype(x.dtype) * jax.random.normal(k, x.shape, x.dtype)
+             for x, k in zip(leaves, keys)]
+    return treedef.unflatten(noisy)
+
+  return from_stream(Stream(mean.zero, add, mean.collect, finish))
+
+
+AGGREGATORS = {'mean': weighted_mean, 'clipped_gaussian': clipped_gaussian}
 
 
 def make_aggregator(config, algorithm):

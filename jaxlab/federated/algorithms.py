@@ -205,7 +205,7 @@ def make_algorithm(config: Mapping, client_optimizer: Mapping, gradient, num_cli
   Raises:
     ConfigError: unknown name or key, or an algorithm that needs another client optimizer.
   """
-  maker = config_lib.choose(config['name'], ALGORITHMS, 'federated.algorithm.name')
+  maker = config_lib.choose_named(config, ALGORITHMS, 'federated.algorithm')
   accepts = inspect.signature(maker).parameters
   injected = {'gradient': gradient}
   if 'num_clients' in accepts:

@@ -9,6 +9,7 @@ import optax
 
 from jaxlab.config import ConfigError, call, check_keys, choose, require
 from jaxlab.optim.adasam import adasam, scale_by_adasam
+from jaxlab.optim.ema import ema
 from jaxlab.optim.fedlalr import fedlalr
 from jaxlab.optim.hyperparameters import RANGES, check_range, is_zero
 from jaxlab.optim.sam import sam
@@ -166,6 +167,7 @@ def make_optimizer(config, where='optimizer'):
         function of optax.schedules, ...its arguments}, in optimizer steps.
       clip_norm: optional; clips the gradient that enters the moments (under SAM the one at the
         perturbed point) to this global norm.
+      ema_decay: optional; keeps an average of the parameters (`ema`) in the state.
       groups: optional sequence of mappings {match: regex, ...}. The regex must match the whole path
         of a parameter ('Dense_0/kernel'), and each parameter must belong to exactly one group. The
         other keys override those above for the group; with another `name` only `learning_rate` is
@@ -182,8 +184,9 @@ def make_optimizer(config, where='optimizer'):
       or to several.
   """
   require(_is_mapping(config), where, 'a mapping that describes an optimizer', config)
-  shared = {key: config[key] for key in config if key not in ('groups', 'clip_norm')}
+  shared = {key: config[key] for key in config if key not in ('groups', 'clip_norm', 'ema_decay')}
   groups, clip_norm = config.get('groups'), config.get('clip_norm')
+  check_range('ema_decay', config.get('ema_decay'), f'{where}.ema_decay')
   check_range('clip_norm', clip_norm, f'{where}.clip_norm')
   trained = perturbed = None
   if groups is None:
@@ -205,4 +208,6 @@ def make_optimizer(config, where='optimizer'):
   if first is not None:
     ascent = {**first.ascent, 'rho': _schedule(first.ascent['rho'], f'{first.where}.rho')}
     optimizer = call(sam, ascent, first.where, optimizer=optimizer, mask=perturbed)
+  if config.get('ema_decay') is not None:
+    optimizer = optax.chain(optimizer, ema(config['ema_decay']))
   return optax.with_extra_args_support(optimizer)

@@ -9,7 +9,7 @@ _POSITIVE = ('a finite number > 0', lambda value: 0 < value < math.inf)
 
 RANGES = {
     'learning_rate': _RATE, 'rho': _RATE, 'weight_decay': _RATE,
-    'b1': _DECAY, 'b2': _DECAY,
+    'b1': _DECAY, 'b2': _DECAY, 'ema_decay': _DECAY,
     'eps': _POSITIVE, 'tau': _POSITIVE, 'norm_guard': _POSITIVE,
     'max_norm': _POSITIVE, 'clip_norm': _POSITIVE,
 }  # fmt: skip

@@ -2,6 +2,7 @@
 import functools
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -12,18 +13,47 @@ from jaxlab.data import builders, pipeline
 from jaxlab.metrics import accuracy, cross_entropy
 from jaxlab.task import Loss, Task
 
-CONFIG_KEYS = ('model', 'data')
-MODELS = {'mlp': models.MLP, 'cnn': models.CNN}
+CONFIG_KEYS = ('model', 'data', 'augment')
+MODELS = {'mlp': models.MLP, 'cnn': models.CNN, 'resnet_gn': models.ResNetGN}
 
 
 class DataSpec(NamedTuple):
-  """A data set's number of classes, shape of an example, and factor to about [0, 1]."""
+  """A data set of images or vectors.
+
+  Attributes:
+    num_classes: K.
+    shape: of an example.
+    scale: factor to about [0, 1].
+    mean: of each channel after that, to be subtracted; empty for none.
+    std: of each channel, to be divided by; empty with `mean`.
+    builder: its TFDS builder; the data set's own name where empty.
+    builder_config: the config of that, by default its first.
+  """
   num_classes: int
   shape: tuple[int, ...]
   scale: float
+  mean: tuple[float, ...] = ()
+  std: tuple[float, ...] = ()
+  builder: str = ''
+  builder_config: str | None = None
 
 
-DATASETS = {'digits': DataSpec(num_classes=10, shape=(8, 8), scale=1 / 16)}
+_CIFAR = {'shape': (32, 32, 3), 'scale': 1 / 255, 'builder': 'cifar'}
+# Statistics of the training images.
+_CIFAR10 = DataSpec(num_classes=10, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616),
+                    builder_config='cifar10', **_CIFAR)
+_FEMNIST = DataSpec(num_classes=62, shape=(28, 28), scale=1.0, builder='femnist',
+                    builder_config='leaf')
+DATASETS = {
+    'digits': DataSpec(num_classes=10, shape=(8, 8), scale=1 / 16),
+    'cifar10': _CIFAR10,
+    'cifar100': DataSpec(num_classes=100, mean=(0.5071, 0.4865, 0.4409),
+                         std=(0.2673, 0.2564, 0.2762), builder_config='cifar100', **_CIFAR),
+    'cifar_demo': _CIFAR10._replace(builder_config='demo'),
+    'femnist': _FEMNIST,
+    'femnist_tff': _FEMNIST._replace(builder_config='tff'),
+    'femnist_demo': _FEMNIST._replace(builder_config='demo'),
+}
 
 
 def corrupt(train, *, num_classes, label_noise=0.0, seed=0):
@@ -69,7 +99,7 @@ def load_arrays(*, name: str, train: str, test: str, label_noise: float = 0.0, u
     (DataSpec, {'train': columns, 'test': columns}).
   """
   spec = config_lib.choose(name, DATASETS, 'data.name')
-  builder = builders.load(name)
+  builder = builders.load(spec.builder or name, config=spec.builder_config)
   splits = {
       'train': dict(builders.arrays(builder, train)), 'test': dict(builders.arrays(builder, test))
   }
@@ -84,15 +114,46 @@ def load_arrays(*, name: str, train: str, test: str, label_noise: float = 0.0, u
 
 
 def make_task(config):
-  """Makes the Task from `config.model` ({name, ...fields}) and `config.data` (`load_arrays`)."""
+  """Makes the Task of a config.
+
+  Args:
+    config: 'model' is {name, ...fields}, 'data' the arguments of `load_arrays`, and 'augment',
+      where it is given, those of `crop_and_flip`.
+  """
   model = check(config)
   spec, splits = config_lib.call(load_arrays, config['data'], 'data', drop=())
+  augment = functools.partial(crop_and_flip, **config['augment']) if 'augment' in config else None
   return from_model(model, spec,
-                    {name: pipeline.from_arrays(columns) for name, columns in splits.items()})
+                    {name: pipeline.from_arrays(columns) for name, columns in splits.items()},
+                    augment=augment)
+
+
+def crop_and_flip(images, key, *, padding: int = 4, flip: bool = True):
+  """Shifts each image at random, with zeros from beyond its edge, and mirrors half of them.
+
+  Args:
+    images: [B, H, W, ...].
+    key: PRNG key.
+    padding: largest shift in pixels, in each direction.
+    flip: whether to mirror.
+  """
+  shift_key, flip_key = jax.random.split(key)
+  shifts = jax.random.randint(shift_key, (len(images), 2), 0, 2 * padding + 1)
+  edges = ((0, 0), (padding, padding), (padding, padding), *((0, 0),) * (images.ndim - 3))
+
+  def crop(image, shift):
+    start = (*shift, *(0,) * (image.ndim - 2))
+    return jax.lax.dynamic_slice(image, start, images.shape[1:])
+
+  images = jax.vmap(crop)(jnp.pad(images, edges), shifts)
+  if flip:
+    mirrored = jax.random.bernoulli(flip_key, shape=(len(images), *(1,) * (images.ndim - 1)))
+    images = jnp.where(mirrored, images[:, :, ::-1], images)
+  return images
 
 
 def check(config):
-  """Checks `config.model` and `config.data` without loading data.
+  """Checks `config.model`, `config.data` and `config.augment` without loading data.
 
   Returns:
     The Flax module.
@@ -103,28 +164,40 @@ def check(config):
   data = config_lib.section(config, 'data')
   config_lib.check_arguments(load_arrays, data, 'data', drop=())
   spec = config_lib.choose(data['name'], DATASETS, 'data.name')
+  if 'augment' in config:
+    augment = config_lib.check_arguments(crop_and_flip, config_lib.section(config, 'augment'),
+                                         'augment', drop=(), injected=('images', 'key'))
+    config_lib.require(augment.get('padding', 0) >= 0, 'augment.padding', 'at least 0',
+                       augment.get('padding'))
   model = config_lib.section(config, 'model')
   module = config_lib.choose_named(model, MODELS, 'model')
   return config_lib.call(functools.partial(module, parent=None), model, 'model',
                          num_classes=spec.num_classes)
 
 
-def from_model(model, spec, datasets):
+def from_model(model, spec, datasets, *, augment=None):
   """Makes the Task of a Flax classifier.
 
   Args:
     model: module called as (x [B, ...], train) -> logits [B, K], with rng 'dropout' when training.
     spec: DataSpec.
-    datasets: split -> grain.MapDataset of {'image', 'label'}.
+    datasets: split -> grain.MapDataset of {'image', 'label'}, and other columns that the loss does
+      not look at.
+    augment: (images [B, ...], key) -> images, applied to the raw training images; None for none.
   """
-  def inputs(batch):
-    return batch['image'].astype(jnp.float32) * spec.scale
+  def normalise(images):
+    x = images.astype(jnp.float32) * spec.scale
+    return (x - jnp.array(spec.mean)) / jnp.array(spec.std) if spec.mean else x
 
   def init(key):
     return model.init(key, jnp.zeros((1, *spec.shape)))
 
   def loss(variables, batch, key):
-    logits = model.apply(variables, inputs(batch), train=True, rngs={'dropout': key})
+    images = batch['image']
+    if augment is not None:
+      key, augment_key = jax.random.split(key)
+      images = augment(images, augment_key)
+    logits = model.apply(variables, normalise(images), train=True, rngs={'dropout': key})
     labels, weights = batch['label'].astype(jnp.int32), batch['weight']
     correct = (logits.argmax(-1) == labels).astype(jnp.float32)
     values = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
@@ -132,7 +205,7 @@ def from_model(model, spec, datasets):
 
   def predict(variables, batch, key):
     del key
-    return model.apply(variables, inputs(batch))
+    return model.apply(variables, normalise(batch['image']))
 
   def evaluate(pairs):
     logits, labels = zip(*((outputs, batch['label']) for outputs, batch in pairs))

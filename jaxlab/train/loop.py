@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlab import config as config_lib
-from jaxlab import parallel
+from jaxlab import optim, parallel
 from jaxlab.data import pipeline
 from jaxlab.task import split_variables
 from jaxlab.train import phases as phases_lib
 from jaxlab.train.checkpoints import fingerprint, load_collection
 from jaxlab.train.evaluation import Evaluator
 from jaxlab.train.run import Run, check_bad_steps, check_hooks
-from jaxlab.train.step import TrainState, select, train_step
+from jaxlab.train.step import TrainState, merge, select, train_step
 from jaxlab.train.telemetry import compile_program
 
 
@@ -150,6 +150,19 @@ def _next_batch(iterator, steps, devices):
   return parallel.shard(batch, devices=devices)
 
 
+def _evaluate(evaluator, state, constants, splits, trainable):
+  """Metrics of the parameters, and as 'ema/...' of their average where the optimizer keeps one."""
+  row = {}
+  average = optim.averaged(state.opt_state, select(state.params, trainable))
+  for split in splits:
+    row.update(evaluator(state, constants, split))
+    if average is not None:
+      frozen = select(state.params, jax.tree.map(lambda keep: not keep, trainable))
+      smooth = state.with_params(merge(trainable, average, frozen))
+      row.update(evaluator(smooth, constants, split, f'ema/{split}'))
+  return row
+
+
 def many_steps(state, constants, batches, *, step):
   """Scans `step` over batches [S, B, ...]; metrics of the last step, 'bad_steps' the worst."""
   state, metrics = jax.lax.scan(lambda carry, batch: step(carry, constants, batch), state, batches)
@@ -160,9 +173,9 @@ def _run_phase(run, task, settings, index, state, constants, iterator, hooks, ev
   schedule = settings.schedule()
   phase = schedule[index]
   end = sum(p.steps for p in schedule[:index + 1])
+  trainable = phases_lib.trainable_mask(state.params, phase)
   step = functools.partial(train_step, task=task, optimizer=phases_lib.make_optimizer(phase),
-                           accumulate=settings.accumulate,
-                           trainable=phases_lib.trainable_mask(state.params, phase))
+                           accumulate=settings.accumulate, trainable=trainable)
   if settings.steps_per_call > 1:
     step = functools.partial(many_steps, step=step)
   program = jax.pmap(step, axis_name=parallel.BATCH, in_axes=(None, None, 0), out_axes=(None, None),
@@ -190,8 +203,7 @@ def _run_phase(run, task, settings, index, state, constants, iterator, hooks, ev
       row = {name: value.item() for name, value in jax.device_get(metrics).items()}
       row.update(compiled.speed(run.rate(position), settings.batch_size))
     if due(settings.eval_every):
-      for split in settings.eval_splits:
-        row.update(evaluator(state, constants, split))
+      row.update(_evaluate(evaluator, state, constants, settings.eval_splits, trainable))
     if row:
       run.log(position, row)
     if due(settings.save_every):

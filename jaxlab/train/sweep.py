@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import itertools
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,8 @@ from jaxlab import config as config_lib
 from jaxlab.train import figures
 from jaxlab.train.workdir import open_workdir, write_atomically
 from jaxlab.train.writers import read_metrics
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +41,7 @@ class SweepConfig:
   def __post_init__(self):
     for label, arm in self.arms.items():
       config_lib.check_keys(arm, ('set', 'grid'), f'sweep.arms.{label}')
+    config_lib.require(self.last >= 1, 'sweep.last', 'at least 1', self.last)
     config_lib.require(
         len(self.arms) and len(self.seeds), 'sweep', 'at least one arm and one seed', dict(
             self.arms))
@@ -125,12 +129,15 @@ def run_sweep(config, run_one, workdir):
   # Finished runs of another sweep must not be taken for ours.
   workdir = open_workdir(workdir, config)
   results = []
-  for number, cell in enumerate(cells(config, settings)):
+  todo = cells(config, settings)
+  for number, cell in enumerate(todo):
     runs = []
     for seed in settings.seeds:
       folder = workdir / f'{number:03d}-{cell.arm}-seed{seed}'
       done = folder / 'finished.json'
       if not done.exists():
+        _log.info('run %d of %d: %s, seed %d', len(results) * len(settings.seeds) + len(runs) + 1,
+                  len(todo) * len(settings.seeds), label(cell._asdict()), seed)
         run_one({**cell.config, 'seed': seed}, folder)
         write_atomically(
             done,

@@ -1,6 +1,7 @@
 """Metric writers: metrics.jsonl, TensorBoard events without TensorFlow, progress."""
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -76,6 +77,8 @@ class MetricWriter:
 class Progress:
   """A progress bar with loss, examples/s and time left on a terminal; plain log lines elsewhere.
 
+  Log lines come at most every two seconds, and one for the end.
+
   Args:
     total: number of steps or rounds of the run.
     start: where this process begins.
@@ -83,7 +86,7 @@ class Progress:
   """
 
   def __init__(self, total, start, unit):
-    self._total, self._unit = total, unit
+    self._total, self._unit, self._shown = total, unit, -math.inf
     terminal = sys.stderr.isatty() and jax.process_index() == 0
     self._bar = tqdm.tqdm(total=total, initial=start, unit=unit,
                           dynamic_ncols=True) if terminal else None
@@ -94,7 +97,8 @@ class Progress:
     if self._bar is not None:
       self._bar.set_postfix_str(text, refresh=False)
       self._bar.update(step - self._bar.n)
-    elif jax.process_index() == 0:
+    elif jax.process_index() == 0 and (step == self._total or time.monotonic() > self._shown + 2):
+      self._shown = time.monotonic()
       _log.info('%s %d/%d  %s', self._unit, step, self._total, text)
 
   def close(self):
