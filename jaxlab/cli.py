@@ -110,7 +110,7 @@ def _parse(argv):
     if 'config' in flags.FLAGS and flags.FLAGS['config'].value is not None:
       _ = flags.FLAGS['config'].value.to_dict  # a file that could not be read says so only now
     return arguments
-  except (flags.Error, AttributeError, KeyError, OSError, SyntaxError, TypeError,
+  except (flags.Error, AttributeError, LookupError, OSError, SyntaxError, TypeError,
           ValueError) as error:
     sys.stderr.write(f'error: {_first_line(error, argv)}\n')
     sys.exit(2)
@@ -125,19 +125,23 @@ def _first_line(error, argv):
       _check_overrides(argv)
     except config_lib.ConfigError as unknown_key:
       return str(unknown_key)
-    except (AttributeError, KeyError):  # get_config itself
-      return f'--config: {type(error).__name__} in the config file: {error}'
+    except (AttributeError, KeyError) as missing:
+      return f'--config: {missing} is unknown to the config file'
   return ' '.join(str(error.args[0] if error.args else error).replace('\\n', '\n').split())
 
 
 def _check_overrides(argv):
-  """Raises ConfigError naming the first key of an override that the config does not have."""
-  overrides = [argument for argument in argv if re.match('--?config[.]', argument)]
-  flags.FLAGS([argument for argument in argv if argument not in overrides])
-  for override in overrides:
-    node, where = flags.FLAGS['config'].value, '--config'
-    for part in re.split('[=[]', override)[0].split('.')[1:]:
-      node, where = config_lib.choose(part, node, where), f'{where}.{part}'
+  """Raises ConfigError for the first override of a key that the config does not have."""
+  files = [argument.partition('=')[2] for argument in argv if re.match('--?config=', argument)]
+  config = flags.FLAGS['config'].parser.parse(files[-1]) if files else {}
+  for override in argv if files else ():
+    node, where = config, '--config'
+    if re.match('--?config[.]', override):
+      for key in re.split(r'[=\[]', override)[0].split('.')[1:]:
+        config_lib.require(hasattr(node, 'items'), where, 'a mapping', node)
+        if key not in node:
+          raise config_lib.unknown('key', key, node, where)
+        node, where = node[key], f'{where}.{key}'
 
 
 def require_flag(holder):

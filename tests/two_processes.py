@@ -40,6 +40,8 @@ def main():
   parallel.assert_replicated(federation)
   toy.assert_trees_equal(federation, federated.simulate(task, FEDERATE,
                                                         workdir=f'{folder}/federate'))
+  staged = {**FEDERATE['federated'], 'stage': True}
+  toy.assert_trees_equal(federation, federated.simulate(task, {**FEDERATE, 'federated': staged}))
   rows = pipeline.train_batches(task.dataset('train'), batch_size=8, seed=TRAIN['seed'],
                                 process_index=process, process_count=2)
   iterator = iter(rows)

@@ -63,11 +63,26 @@ def from_arrays(arrays):
 
 
 def columns(dataset):
-  """{name: array [N, ...]} of a whole data set; without a copy where it is in memory already."""
+  """{name: array [N, ...]} of a whole data set; its own columns where they are in memory."""
   if isinstance(dataset, ArraySource):
     return dataset.arrays
-  examples = [dataset[i] for i in range(len(dataset))]
+  return take(dataset, range(len(dataset)))
+
+
+def take(dataset, rows):
+  """{name: array [len(rows), ...]} of some rows of a data set."""
+  if isinstance(dataset, ArraySource):
+    return dataset.take(rows)
+  examples = [dataset[int(row)] for row in rows]
   return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+
+
+def column(dataset, name, where):
+  """One column [N, ...] of a data set; ConfigError at `where` with the nearest name if none."""
+  if isinstance(dataset, ArraySource):
+    return config_lib.choose(name, dataset.arrays, where)
+  config_lib.choose(name, dataset[0], where)
+  return np.stack([dataset[row][name] for row in range(len(dataset))])
 
 
 def train_batches(dataset, *, batch_size, seed, process_index=0, process_count=1):

@@ -11,7 +11,7 @@ import numpy as np
 from jaxlab import config as config_lib
 from jaxlab import parallel
 from jaxlab.data import partition, pipeline
-from jaxlab.federated import aggregators, algorithms
+from jaxlab.federated import aggregators, algorithms, staging
 from jaxlab.federated import clients as clients_lib
 from jaxlab.federated.client import ClientData
 from jaxlab.federated.round import Cohort, RoundState, federated_round
@@ -86,6 +86,8 @@ class FederatedConfig:
     partition_by: column of the training split that the partition looks at.
     clients_per_vmap: clients side by side on a device; 0 takes the measured default (1 on the CPU,
       32 elsewhere).
+    stage: False keeps all clients' data on the device; True sends the rows of each cohort, built by
+      Grain while the cohort before runs.
     rounds_per_call: rounds scanned in one device program; `rounds` and every interval must be
       multiples of it.
     log_every: rounds between metric rows.
@@ -108,6 +110,7 @@ class FederatedConfig:
   accumulate: int = 1
   partition_by: str = 'label'
   clients_per_vmap: int = 0
+  stage: bool = False
   rounds_per_call: int = 1
   log_every: int = 1
   eval_every: int = 1
@@ -155,8 +158,7 @@ def federated_config(config):
 
 def make_clients(task, settings, seed):
   """Deals the training rows to the clients; raises ConfigError if that cannot be done."""
-  columns = pipeline.columns(task.dataset('train'))
-  labels = config_lib.choose(settings.partition_by, columns, 'federated.partition_by')
+  labels = pipeline.column(task.dataset('train'), settings.partition_by, 'federated.partition_by')
   return clients_lib.Clients.from_parts(
       partition.make_partition(settings.partition, labels, settings.num_clients, seed,
                                users=labels))
@@ -189,7 +191,6 @@ def simulate(task, config, *, workdir=None, state=None, hooks=(), devices=None):
   shapes = jax.eval_shape(build)
   parallel.check_fits(shapes[0], 'config.model')
   clients = make_clients(task, settings, seed)
-  table = pipeline.columns(task.dataset('train'))
 
   with Run(config, workdir, unit='round', total=settings.rounds, keep=settings.keep) as run:
     fresh, constants = jax.jit(build)()
@@ -200,8 +201,8 @@ def simulate(task, config, *, workdir=None, state=None, hooks=(), devices=None):
                          'those of the checkpoint', 'others')
     place = functools.partial(parallel.place, axis=parallel.CLIENTS, devices=devices)
     state = place(fresh if state is None else state)
-    table, constants = place(table), place(constants)
-    state = _run_rounds(run, task, settings, seed, state, clients, table, constants, hooks,
+    constants = place(constants)
+    state = _run_rounds(run, task, settings, seed, state, clients, constants, hooks,
                         Evaluator(task, devices=devices), devices)
     run.draw()
     return state
@@ -260,30 +261,37 @@ def round_bytes(algorithm, params, table, batch_size):
   return tree_bytes(payload), tree_bytes(message) + 8  # beside the message travels its weight
 
 
-def _run_rounds(run, task, settings, seed, state, clients, table, constants, hooks, evaluator,
-                devices):
+def _run_rounds(run, task, settings, seed, state, clients, constants, hooks, evaluator, devices):
   everywhere = devices or jax.devices()
   mine = [i for i, d in enumerate(everywhere) if d.process_index == jax.process_index()]
   chunk = settings.clients_per_vmap or (1 if jax.default_backend() == 'cpu' else 32)
   chunk = min(chunk, -(-settings.cohort_size // len(everywhere)))
   program = jax.pmap(
       functools.partial(run_rounds, task=task, settings=settings, clients_per_vmap=chunk),
-      axis_name=parallel.CLIENTS,
-      in_axes=(None, 0, None, None), out_axes=(None, None), donate_argnums=0, devices=devices)
+      axis_name=parallel.CLIENTS, in_axes=(None, 0, 0 if settings.stage else None, None),
+      out_axes=(None, None), donate_argnums=0, devices=devices)
   algorithm = settings.make_algorithm(task_gradient(task, constants, settings.accumulate))
-  bytes_down, bytes_up = round_bytes(algorithm, state.params, table, settings.batch_size)
+  dataset = task.dataset('train')
+  some_rows = pipeline.take(dataset, np.zeros(1, np.int32))
+  bytes_down, bytes_up = round_bytes(algorithm, state.params, some_rows, settings.batch_size)
+  source = staging.CallSource(
+      clients, settings, seed, weighting=algorithm.weighting, num_devices=len(everywhere),
+      devices=mine, chunk=chunk, dataset=dataset if settings.stage else None)
+  place = functools.partial(parallel.place, axis=parallel.CLIENTS, devices=devices)
+  shard = functools.partial(parallel.shard, axis=parallel.CLIENTS, devices=devices)
+  resident = None if settings.stage else place(pipeline.columns(dataset))
   meta = {'constants': fingerprint(constants)}
   position, programs, pending = int(state.round), {}, None
+  calls = staging.prefetched(source, position // settings.rounds_per_call)
 
   def due(every):
     return every and position % every == 0 or position == settings.rounds
 
   while position < settings.rounds:
-    cohorts = _next_cohorts(clients, settings, seed, position, algorithm.weighting, len(everywhere),
-                            mine, chunk)
-    waste = clients_lib.padding_waste(cohorts.index, chunk)
-    shape = cohorts.index.shape
-    cohorts = parallel.shard(Cohort(*cohorts), axis=parallel.CLIENTS, devices=devices)
+    call = next(calls)
+    table = shard(call.table) if settings.stage else resident
+    cohorts = shard(Cohort(*call.cohorts))
+    shape = str(jax.tree.map(np.shape, (call.cohorts.index, table)))
     if shape not in programs:
       programs[shape] = compile_program(program, (state, cohorts, table, constants),
                                         settings.rounds_per_call, 'round')
@@ -294,12 +302,12 @@ def _run_rounds(run, task, settings, seed, state, clients, table, constants, hoo
     pending = (position, metrics['bad_rounds'])
     for hook in hooks:
       if position % hook.every == 0:
-        state = parallel.place(hook.apply(state, position), axis=parallel.CLIENTS, devices=devices)
+        state = place(hook.apply(state, position))
     row = {}
     if due(settings.log_every):
       row = {name: float(value[-1]) for name, value in jax.device_get(metrics).items()}
       contacts = int(state.contacts)
-      row.update(padding_waste=waste, mb_down=contacts * bytes_down / 1e6,
+      row.update(padding_waste=call.waste, mb_down=contacts * bytes_down / 1e6,
                  mb_up=contacts * bytes_up / 1e6, rounds_per_s=run.rate(position))
     if due(settings.eval_every):
       for split in settings.eval_splits:
@@ -312,18 +320,3 @@ def _run_rounds(run, task, settings, seed, state, clients, table, constants, hoo
     if run.stop_requested(position):
       run.leave(position, state, None, meta)
   return state
-
-
-def _next_cohorts(clients, settings, seed, first_round, weighting, num_devices, devices, chunk):
-  """HostCohort of the next `rounds_per_call` rounds: leaves [D, R, M, ...]."""
-  rounds = range(first_round, first_round + settings.rounds_per_call)
-  ids = [
-      clients_lib.sample_uniform(settings.num_clients, settings.cohort_size, seed, r)
-      for r in rounds
-  ]
-  longest = max(clients_lib.num_steps(clients.sizes[i], settings.work).max() for i in ids)
-  make = functools.partial(clients_lib.make_cohort, weighting=weighting, num_devices=num_devices,
-                           devices=devices, chunk=chunk,
-                           steps=clients_lib.padded_steps(max(1, longest)))
-  cohorts = [make(clients, i, settings.work, seed, r) for i, r in zip(ids, rounds)]
-  return jax.tree.map(lambda *x: np.stack(x, axis=1), *cohorts)

@@ -6,6 +6,7 @@ import pathlib
 import tempfile
 
 import chex
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,6 +42,19 @@ def rows_of(folder):
       json.loads(line)
       for line in (pathlib.Path(folder) / 'metrics.jsonl').read_text().splitlines()
   ]
+
+
+class _Rows:
+  """A source that gives an example at a time, as one on disk would."""
+
+  def __init__(self, arrays):
+    self._arrays = arrays
+
+  def __len__(self):
+    return len(self._arrays['label'])
+
+  def __getitem__(self, row):
+    return {name: column[row] for name, column in self._arrays.items()}
 
 
 class SimulateTest(parameterized.TestCase):
@@ -97,6 +111,21 @@ class SimulateTest(parameterized.TestCase):
       self.assertIn('resumed from round 4', '\n'.join(logs.output))
       self.assertEqual([row['step'] for row in rows_of(folder)], [2, 4, 6])
     toy.assert_trees_equal(whole._replace(hooks={}), again._replace(hooks={}))
+
+  @parameterized.product(count=[1, 2], per_call=[1, 2])
+  def test_staging_changes_nothing(self, count, per_call):
+    task = toy.softmax_task(rows=60, noise=0.1)
+    resident = federated.simulate(task, config(rounds_per_call=per_call), devices=devices(count))
+    staged = federated.simulate(task, config(rounds_per_call=per_call, stage=True),
+                                devices=devices(count))
+    toy.assert_trees_equal(resident, staged)
+
+  def test_staging_reads_rows_of_any_data_set(self):
+    task = toy.softmax_task(rows=60)
+    on_disk = dataclasses.replace(task, dataset=lambda split: grain.MapDataset.source(
+        _Rows(task.dataset(split).arrays)))
+    toy.assert_trees_equal(federated.simulate(task, config(stage=True)),
+                           federated.simulate(on_disk, config(stage=True)))
 
   def test_hooks_move_the_global_model(self):
     hook = train.Hook('zero', lambda params: {}, lambda state, _: state.with_params(
