@@ -39,6 +39,23 @@ def define_workdir():
       'checkpoints/, figures/. The same command goes on where it was stopped.')
 
 
+def define_profile_steps():
+  """Defines --profile_steps=FIRST:LAST; returns the flag holder."""
+  return flags.DEFINE_string('profile_steps', None, 'FIRST:LAST steps or rounds to trace to '
+                             'WORKDIR/profile, for TensorBoard or Perfetto.')
+
+
+def profile_steps(holder):
+  """The (first, last) of a --profile_steps flag, or None; raises ConfigError if it is ill-formed."""
+  if holder.value is None:
+    return None
+  match = re.fullmatch(r'(\d+):(\d+)', holder.value)
+  if match is None or int(match.group(1)) >= int(match.group(2)):
+    raise config_lib.ConfigError(
+        f'--profile_steps: expected FIRST:LAST with FIRST < LAST, got {holder.value!r}')
+  return int(match.group(1)), int(match.group(2))
+
+
 def experiment(holder):
   """The experiment of a --config flag as plain dicts; ConfigError if the flag is missing."""
   return require_flag(holder).to_dict()

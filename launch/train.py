@@ -9,11 +9,13 @@ from jaxlab import cli, systems, train
 
 _CONFIG = cli.define_config()
 _WORKDIR = cli.define_workdir()
+_PROFILE_STEPS = cli.define_profile_steps()
 
 
 def main():
   config = cli.experiment(_CONFIG)
-  train.fit(systems.make_task(config), config, workdir=cli.require_flag(_WORKDIR))
+  train.fit(systems.make_task(config), config, workdir=cli.require_flag(_WORKDIR),
+            profile_steps=cli.profile_steps(_PROFILE_STEPS))
 
 
 if __name__ == '__main__':

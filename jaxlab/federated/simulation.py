@@ -164,7 +164,8 @@ def make_clients(task, settings, seed):
                                users=labels))
 
 
-def simulate(task, config, *, workdir=None, state=None, hooks=(), devices=None):
+def simulate(task, config, *, workdir=None, state=None, hooks=(), devices=None,
+             profile_steps=None):
   """Runs a federated experiment.
 
   Same files, resumption and errors as `train.fit`, with rounds for steps.
@@ -176,6 +177,7 @@ def simulate(task, config, *, workdir=None, state=None, hooks=(), devices=None):
     state: FederatedState to start from; None initialises.
     hooks: sequence of `train.Hook`, called with (state, round).
     devices: devices to run on, all by default.
+    profile_steps: (first, last) rounds to trace to workdir/profile, or None.
 
   Returns:
     The final FederatedState, on the devices.
@@ -192,7 +194,8 @@ def simulate(task, config, *, workdir=None, state=None, hooks=(), devices=None):
   parallel.check_fits(shapes[0], 'config.model')
   clients = make_clients(task, settings, seed)
 
-  with Run(config, workdir, unit='round', total=settings.rounds, keep=settings.keep) as run:
+  with Run(config, workdir, unit='round', total=settings.rounds, keep=settings.keep,
+           profile_steps=profile_steps) as run:
     fresh, constants = jax.jit(build)()
     restored = run.resume(lambda meta: shapes[0])
     if restored:
@@ -295,6 +298,7 @@ def _run_rounds(run, task, settings, seed, state, clients, constants, hooks, eva
     if shape not in programs:
       programs[shape] = compile_program(program, (state, cohorts, table, constants),
                                         settings.rounds_per_call, 'round')
+    run.trace(position, state)
     state, metrics = programs[shape].run(state, cohorts, table, constants)
     position += settings.rounds_per_call
     if pending is not None:  # one call behind, so that the device is never waited for

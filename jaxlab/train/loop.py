@@ -34,7 +34,7 @@ class Hook(NamedTuple):
   every: int = 1
 
 
-def fit(task, config, *, workdir=None, state=None, hooks=(), devices=None):
+def fit(task, config, *, workdir=None, state=None, hooks=(), devices=None, profile_steps=None):
   """Trains a Task.
 
   With a workdir the run writes metrics, checkpoints and figures there, and the same call goes on
@@ -48,6 +48,7 @@ def fit(task, config, *, workdir=None, state=None, hooks=(), devices=None):
       initialises.
     hooks: sequence of `Hook`.
     devices: devices to train on, all by default.
+    profile_steps: (first, last) steps to trace to workdir/profile, or None.
 
   Returns:
     The final TrainState, on the devices.
@@ -67,7 +68,8 @@ def fit(task, config, *, workdir=None, state=None, hooks=(), devices=None):
       functools.partial(_template, task, schedule, settings.seed, hooks, phase))
   template(len(schedule) - 1)  # finds what does not fit together before anything compiles
 
-  with Run(config, workdir, unit='step', total=settings.total_steps, keep=settings.keep) as run:
+  with Run(config, workdir, unit='step', total=settings.total_steps, keep=settings.keep,
+           profile_steps=profile_steps) as run:
     fresh, constants = jax.jit(build)()
     restored = run.resume(
         lambda meta: template(meta['phase']),
@@ -190,6 +192,7 @@ def _run_phase(run, task, settings, index, state, constants, iterator, hooks, ev
     batch = _next_batch(iterator, settings.steps_per_call, devices)
     if compiled is None:
       compiled = compile_program(program, (state, constants, batch), settings.steps_per_call)
+    run.trace(position, state)
     state, metrics = compiled.run(state, constants, batch)
     position += settings.steps_per_call
     if pending is not None:  # one call behind, so that the device is never waited for

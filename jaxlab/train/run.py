@@ -29,15 +29,19 @@ class Run:
     unit: 'step' or 'round', for messages.
     total: number of units of the run.
     keep: newest checkpoints that stay.
+    profile_steps: (first, last) units to trace to workdir/profile, or None.
   """
 
-  def __init__(self, config, workdir, *, unit, total, keep):
+  def __init__(self, config, workdir, *, unit, total, keep, profile_steps=None):
     self.directory = open_workdir(workdir, config) if workdir else None
     self.unit, self.total = unit, total
     self._checkpointer = Checkpointer(self.directory / 'checkpoints' if workdir else None, keep)
     self._writer = self._progress = self._handler = None
     self._stop = threading.Event()
     self._mark = None
+    self._profile, self._tracing = profile_steps, False
+    if profile_steps is not None:
+      require(workdir is not None, 'profile_steps', 'a workdir to write the trace to', workdir)
 
   def __enter__(self):
     if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
@@ -47,6 +51,8 @@ class Run:
   def __exit__(self, kind, error, traceback):
     if self._handler is not None:
       signal.signal(signal.SIGTERM, self._handler)
+    if self._tracing:
+      jax.profiler.stop_trace()
     for part in (self._progress, self._writer):
       if part is not None:
         part.close()
@@ -77,6 +83,20 @@ class Run:
     """Writes a row of metrics and shows it."""
     self._writer.write(step, values)
     self._progress.update(step, values)
+
+  def trace(self, step, state):
+    """Starts or stops the profiler before the program is called at `step`; `state` is waited for."""
+    if self._profile is None:
+      return
+    inside = self._profile[0] <= step < self._profile[1]
+    if inside != self._tracing:
+      jax.block_until_ready(state)
+      if inside:
+        jax.profiler.start_trace(str(self.directory / 'profile'))
+      else:
+        jax.profiler.stop_trace()
+        _log.info('trace of %s %d to %d: %s/profile', self.unit, *self._profile, self.directory)
+      self._tracing = inside
 
   def rate(self, step):
     """Units a second since the last call."""

@@ -17,7 +17,7 @@ class CharactersTest(parameterized.TestCase):
   @parameterized.parameters(
       (characters.LEAF, '\n', 0), (characters.LEAF, '0', 11), (characters.LEAF, 'A', 25),
       (characters.LEAF, 'a', 53), (characters.LEAF, '}', 79), (characters.TFF, 'd', 0),
-      (characters.TFF, '\n', 63), (characters.TFF, '\r', 85))
+      (characters.TFF, '\n', 62), (characters.TFF, '\r', 85))
   def test_positions(self, symbols, symbol, position):
     self.assertEqual(characters.encode(symbol, symbols).tolist(), [3 + position])
 

@@ -44,17 +44,13 @@ class RecordsTest(parameterized.TestCase):
       self.write(records)
       self.assertEqual(list(tfrecord.read_records(self.path)), records)
 
-  def test_the_format_itself(self):
-    # length, its masked CRC-32C, data, its masked CRC-32C; the checksums are known ones: that of
-    # '123456789' is e3069283.
-    mask = lambda crc: ((crc >> 15 | crc << 17) + 0xa282ead8) & 0xffffffff
-    self.path.write_bytes(struct.pack('<Q', 9) + self.checksum_of_length_9() + b'123456789' +
-                          struct.pack('<I', mask(0xe3069283)))
-    self.assertEqual(list(tfrecord.read_records(self.path)), [b'123456789'])
-
-  def checksum_of_length_9(self):
+  def test_the_checksum_is_the_masked_crc32c(self):
+    crc = 0xe3069283  # of '123456789', the check value of the CRC catalogues
+    masked = ((crc >> 15 | crc << 17) + 0xa282ead8) & 0xffffffff
     self.write([b'123456789'])
-    return self.path.read_bytes()[8:12]
+    content = self.path.read_bytes()[:-4] + struct.pack('<I', masked)
+    self.path.write_bytes(content)
+    self.assertEqual(list(tfrecord.read_records(self.path)), [b'123456789'])
 
   # Record 1 is the empty one: its length stands at bytes 21..28, its checksums from 29 and 33.
   @parameterized.parameters((21, 1, 'header crc'), (29, 1, 'header crc'), (33, 1, 'event crc'),

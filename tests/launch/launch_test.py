@@ -249,7 +249,7 @@ class BadInputTest(LaunchTest):
 
   @parameterized.parameters(
       ('train', [ADASAM, '--config.optimizer.rh=1.0'], "unknown key 'rh'; did you mean 'rho'?"),
-      ('train', [ADASAM, '--config.modle.features=(3,)'], "unknown key 'modle'; did you mean 'model'"),
+      ('train', [ADASAM, '--config.modle.features=(3,)'], "unknown key 'modle'; did you mean 'mod"),
       ('train', [ADASAM, '--config.steps=many'], 'config.steps.*many'),
       ('train', [ADASAM, '--config.optimizer.rho=-1'], 'optimizer.rho: expected .* >= 0, got -1.0'),
       ('train', [ADASAM, '--config.task=clasification'],

@@ -22,13 +22,14 @@ COMPILATION = '/jax/core/compile/backend_compile_duration'
 def experiments():
   """{'SYSTEM/DATASET:VARIANT': config as plain dicts} of all of configs/.
 
-  The docstring of a get_config quotes its variants.
+  The docstring of a get_config quotes its variants in the sentence that begins with `variant`.
   """
   found = {}
   for path in sorted((ROOT / 'configs').glob('*/*.py')):
     system, name = path.parent.name, path.stem
     get_config = importlib.import_module(f'configs.{system}.{name}').get_config
-    for variant in re.findall(r"'(\w*)'", get_config.__doc__) or ['']:
+    sentence = get_config.__doc__.partition('`variant`')[2].partition('.')[0]
+    for variant in re.findall(r"'(\w*)'", sentence) or ['']:
       config = get_config(variant) if variant else get_config()
       found[f'{system}/{name}:{variant}'] = config.to_dict()
   return found
@@ -164,7 +165,8 @@ class OverrideTest(parameterized.TestCase):
     result = launch_test.launcher()(
         f'launch.{verb}', f'--config=configs/{system}/digits.py', f'--config.{wrong}=1')
     first = next(a for a, b in zip(key.split('.'), wrong.split('.'), strict=True) if a != b)
-    self.assertRegex(result.err, rf"^error: --config[.\w]*: unknown key '\w+'; did you mean '{first}'")
+    self.assertRegex(
+        result.err, rf"^error: --config[.\w]*: unknown key '\w+'; did you mean '{first}'")
     self.assertEqual((result.status, result.out, result.err.count('\n')), (2, '', 1))
 
 

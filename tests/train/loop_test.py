@@ -126,6 +126,13 @@ class FitTest(parameterized.TestCase):
     self.assertEqual(int(state.hooks['halve']), 4)
     np.testing.assert_allclose(state.params['w'], start.params['w'] / 16, rtol=1e-6)
 
+  def test_profile(self):
+    with tempfile.TemporaryDirectory() as folder:
+      train.fit(toy.softmax_task(), BASE, workdir=folder, profile_steps=(4, 6))
+      self.assertNotEmpty(list((pathlib.Path(folder) / 'profile').rglob('*.xplane.pb')))
+    with self.assertRaisesRegex(ConfigError, 'profile_steps: expected a workdir'):
+      train.fit(toy.softmax_task(), BASE, profile_steps=(4, 6))
+
   def test_one_compilation(self):
     count = 0
     def counted(event, *_, **__):

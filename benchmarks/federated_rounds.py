@@ -1,0 +1,351 @@
+"""Federated averaging in jaxlab against FedJAX on the same rounds.
+
+  pip install -e . fedjax==0.0.17                                (an environment of its own)
+  JAX_PLATFORMS=cpu python -m benchmarks.federated_rounds [--json=FILE]
+
+Both sides train the same network from the same parameters on the same batches in the same order,
+which is checked first: examples, steps, and parameters after a round. jaxlab runs `federated_round`
+pmapped over one CPU device a core; FedJAX runs its own client triple of federated averaging on its
+jit backend (its pmap backend calls functions that JAX has removed), in the same process, and has
+the same thread pool. FedJAX's weighted mean is one jitted call a client, less than its own two.
+
+Rows of a workload's name alone, and those with 'n a vmap', time what follows the batches: jaxlab
+has its index arrays on the devices, FedJAX its batches, gathered beforehand. 'whole round' adds to
+both the host's work: drawing the order of every client's rows, and then padding and shipping index
+arrays (jaxlab) or gathering and shipping batches (FedJAX). A timed call is several rounds, one
+program in jaxlab; the table has the median time of one. The exit status is 1 if a workload is not
+faster than FedJAX by its bar, if more than MAX_COMPILATIONS programs serve 20 cohorts, or if 1000
+clients a round need more than MAX_MEMORY times the memory of 100.
+"""
+import functools
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import fedjax
+import haiku as hk
+import jax
+import jax.monitoring
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import app, flags
+from fedjax.algorithms import fed_avg
+
+from jaxlab import federated, models, parallel
+from jaxlab.federated.clients import Clients, LocalWork, local_batches, make_cohort, padding_waste
+from jaxlab.tasks import classification
+from jaxlab.train.step import task_gradient
+
+JSON = flags.DEFINE_string('json', None, 'File to write the rows of the table to.')
+REPETITIONS = flags.DEFINE_integer('repetitions', 7, 'Timed calls of each program.', lower_bound=1)
+ONLY = flags.DEFINE_string('only', '', 'Only the workloads whose name contains this.')
+
+RATE = 0.1
+TOLERANCE = 1e-4
+MAX_COMPILATIONS, MAX_MEMORY = 6, 1.3
+# 'a vmap' of the library's default on the CPU comes first; the bars are for it
+CLIENTS_PER_VMAP = (1, 2, 4)
+
+
+def ragged_sizes(num_clients, seed=1186):
+  """Lognormal numbers of examples; 100 clients have 8768, in 487 batches of 20, at most 14 each."""
+  return np.random.default_rng(seed).lognormal(4.35, 0.5, num_clients).astype(int)
+
+
+def peer_mlp():
+  """The 64-64-10 MLP as a FedJAX model."""
+  forward = hk.transform(lambda batch: hk.nets.MLP((64, 10))(batch['x']))
+  cross_entropy = lambda batch, logits: fedjax.metrics.unreduced_cross_entropy_loss(
+      batch['y'], logits)
+  return fedjax.create_model_from_haiku(forward, {'x': np.zeros((1, 64), np.float32)},
+                                        cross_entropy)
+
+
+class Workload(NamedTuple):
+  """Rounds in which all clients take part.
+
+  Attributes:
+    model: jaxlab's network.
+    peer: () -> FedJAX's.
+    shape: of an example.
+    sizes: examples of each client.
+    work: LocalWork.
+    rounds: rounds of a timed call.
+    bar: how many times faster than FedJAX.
+  """
+  model: Any
+  peer: Callable[[], fedjax.Model]
+  shape: tuple[int, ...]
+  sizes: np.ndarray
+  work: LocalWork
+  rounds: int
+  bar: float
+
+
+FIVE_STEPS = LocalWork(batch_size=20, steps=5)
+RAGGED = Workload(models.MLP(10, features=(64,)), peer_mlp, (64,), ragged_sizes(100),
+                  LocalWork(batch_size=20), rounds=4, bar=5)
+LOGISTIC = Workload(models.MLP(62, features=()), fedjax.models.emnist.create_logistic_model,
+                    (28, 28, 1), np.full(8, 100), FIVE_STEPS, rounds=10, bar=4)
+WORKLOADS = {
+    'MLP 64-64-10, 100 ragged clients': RAGGED,
+    'logistic 784-62, 8 clients': LOGISTIC,
+    'logistic 784-62, 64 clients': LOGISTIC._replace(sizes=np.full(64, 100), rounds=2),
+    'CNN, 8 clients': Workload(
+        models.CNN(62, dropout=(0.0, 0.0)), fedjax.models.emnist.create_conv_model, (28, 28, 1),
+        np.full(8, 100), FIVE_STEPS, rounds=1, bar=1.5),
+}
+
+
+def make_table(workload, seed=0):
+  """(columns of random examples, Clients)."""
+  rng = np.random.default_rng(seed)
+  rows = workload.sizes.sum()
+  table = {'image': rng.random((rows, *workload.shape), np.float32),
+           'label': rng.integers(0, workload.model.num_classes, rows, np.int32)}
+  offsets = np.concatenate([[0], np.cumsum(workload.sizes)])
+  return table, Clients(np.arange(rows, dtype=np.int32), offsets)
+
+
+class Ours:
+  """jaxlab's side of a workload."""
+
+  def __init__(self, workload, table, clients):
+    task = classification.from_model(
+        workload.model, classification.DataSpec(workload.model.num_classes, workload.shape, 1.0),
+        {})
+    self.params = task.init(jax.random.key(0))['params']
+    self._algorithm = federated.fedavg(task_gradient(task), optax.sgd(RATE))
+    self._aggregator = federated.aggregators.weighted_mean()
+    self._workload, self._clients = workload, clients
+    place = functools.partial(parallel.place, axis=parallel.CLIENTS)
+    self._state = place(
+        federated.RoundState.start(self._algorithm, self._aggregator, self.params))
+    self._table, self._key = place(table), place(jax.random.key(1))
+
+  def cohorts(self, clients_per_vmap, rounds, ids=None):
+    """HostCohort of some rounds [D, R, M, ...]; all clients by default."""
+    ids = np.arange(len(self._workload.sizes)) if ids is None else ids
+    each = [make_cohort(
+        self._clients, ids, self._workload.work, 0, r, weighting='examples',
+        num_devices=jax.local_device_count(), chunk=clients_per_vmap) for r in rounds]
+    return jax.tree.map(lambda *x: np.stack(x, axis=1), *each)
+
+  def ship(self, cohorts):
+    """The cohorts on the devices."""
+    return parallel.shard(federated.Cohort(*cohorts), axis=parallel.CLIENTS)
+
+  def program(self, clients_per_vmap):
+    """The pmapped rounds, a function of `arguments`."""
+    def run(state, cohorts, table, key):
+      def one(carry, cohort):
+        state, r = carry
+        state, metrics = federated.federated_round(
+            state, cohort, table, jax.random.fold_in(key, r), algorithm=self._algorithm,
+            aggregator=self._aggregator, clients_per_vmap=clients_per_vmap)
+        return (state, r + 1), metrics
+      (state, _), metrics = jax.lax.scan(one, (state, 0), cohorts)
+      return state.server.params, metrics
+    return jax.pmap(run, axis_name=parallel.CLIENTS, in_axes=(None, 0, None, None),
+                    out_axes=(None, None))
+
+  def arguments(self, cohorts):
+    """Arguments of a program, from cohorts on the devices."""
+    return self._state, cohorts, self._table, self._key
+
+
+class Peer:
+  """FedJAX's side of a workload, from the parameters of jaxlab's."""
+
+  def __init__(self, workload, table, clients, params):
+    model = workload.peer()
+    self._workload, self._table, self._clients = workload, table, clients
+    shapes = jax.eval_shape(model.init, jax.random.PRNGKey(0))
+    ordered = lambda tree, kernel: sorted(tree, key=lambda name: (-tree[name][kernel].ndim, name))
+    self._names = dict(zip(ordered(shapes, 'w'), ordered(params, 'kernel'), strict=True))
+    self.params = {theirs: {'w': params[ours]['kernel'], 'b': params[ours]['bias']}
+                   for theirs, ours in self._names.items()}
+    # apply_for_eval is the network without dropout
+    gradient = fedjax.grad(
+        lambda params, batch, key: model.train_loss(batch, model.apply_for_eval(params, batch)))
+    self._train = fed_avg.create_train_for_each_client(gradient, fedjax.optimizers.sgd(RATE))
+    self._keys = list(jax.random.split(jax.random.PRNGKey(1), len(workload.sizes)))
+    self._zeros = jax.jit(functools.partial(jax.tree.map, jnp.zeros_like))
+    self._add = jax.jit(lambda total, delta, weight: jax.tree.map(
+        lambda t, d: t + weight * d, total, delta), donate_argnums=0)
+    self._server = jax.jit(lambda params, total, weight: jax.tree.map(
+        lambda p, t: p - t / weight, params, total))
+
+  def as_ours(self, params):
+    """Parameters under jaxlab's names."""
+    return {ours: {'kernel': params[theirs]['w'], 'bias': params[theirs]['b']}
+            for theirs, ours in self._names.items()}
+
+  def batches(self, client, round_number):
+    """Yields a client's batches; masked, FedJAX's padding, where some are not full."""
+    index = local_batches(self._clients.of(client), self._workload.work, 0, round_number, client)
+    for rows in index:
+      batch = {'x': self._table['image'][rows], 'y': self._table['label'][rows]}
+      if not self._workload.work.steps:
+        batch[fedjax.EXAMPLE_MASK_KEY] = rows >= 0
+      yield batch
+
+  def prepared(self, rounds):
+    """All batches of some rounds, on the device that FedJAX computes on."""
+    device = jax.local_devices()[0]
+    return [[[jax.device_put(batch, device) for batch in self.batches(client, r)]
+             for client in range(len(self._workload.sizes))] for r in rounds]
+
+  def run(self, rounds):
+    """The parameters after rounds of iterables of batches [R][C]."""
+    params = self.params
+    for batches in rounds:
+      total = self._zeros(params)
+      for client, delta in self._train(params, list(zip(range(len(batches)), batches, self._keys))):
+        total = self._add(total, delta, float(self._workload.sizes[client]))
+      params = self._server(params, total, float(self._workload.sizes.sum()))
+    return params
+
+  def run_whole(self, rounds):
+    """The same, drawing and gathering the batches on the way."""
+    clients = range(len(self._workload.sizes))
+    return self.run([self.batches(client, r) for client in clients] for r in rounds)
+
+
+def check(ours, peer):
+  """Raises AssertionError unless examples, steps, and the parameters after a round agree.
+
+  Returns:
+    What agreed, in words.
+  """
+  batches = peer.prepared([0])
+  real = [batch.get(fedjax.EXAMPLE_MASK_KEY, np.ones(len(batch['y']), bool))
+          for client in batches[0] for batch in client]
+  counts = int(np.sum([mask.sum() for mask in real])), len(real)
+  expected = peer.as_ours(peer.run(batches))
+  worst = 0.0
+  for clients_per_vmap in CLIENTS_PER_VMAP:
+    cohorts = ours.cohorts(clients_per_vmap, [0])
+    mask = cohorts.index >= 0
+    assert (mask.sum(), mask.any(-1).sum()) == counts, (mask.sum(), mask.any(-1).sum(), counts)
+    params, metrics = ours.program(clients_per_vmap)(*ours.arguments(ours.ship(cohorts)))
+    assert not metrics['rejected'].any() and not metrics['refused'].any()
+    error = jax.tree.map(lambda a, b: np.abs(np.asarray(a) - np.asarray(b)).max(), params, expected)
+    worst = max(worst, *jax.tree.leaves(error))
+  assert worst <= TOLERANCE, f'parameters differ by {worst}'
+  waste = padding_waste(ours.cohorts(CLIENTS_PER_VMAP[-1], [0]).index, CLIENTS_PER_VMAP[-1])
+  return (f'{counts[0]} examples in {counts[1]} steps on both sides, parameters within {worst:.1e}, '
+          f'padding waste at {CLIENTS_PER_VMAP[-1]} a vmap {waste:.0%}')
+
+
+def seconds_per_call(programs):
+  """Median time of a call of each program, called in turns."""
+  times = {name: [] for name in programs}
+  for repetition in range(REPETITIONS.value + 1):
+    for name, program in programs.items():
+      start = time.perf_counter()
+      jax.block_until_ready(program())
+      if repetition:  # the first call compiles
+        times[name].append(time.perf_counter() - start)
+  return {name: statistics.median(values) for name, values in times.items()}
+
+
+def measure(name, workload):
+  """Rows of the table for a workload."""
+  table, clients = make_table(workload)
+  ours = Ours(workload, table, clients)
+  peer = Peer(workload, table, clients, ours.params)
+  print(f'{name}: {check(ours, peer)}')
+
+  rounds = range(workload.rounds)
+  batches = peer.prepared(rounds)
+  programs = {'peer': lambda: peer.run(batches), 'peer, whole': lambda: peer.run_whole(rounds)}
+  for k in CLIENTS_PER_VMAP:
+    program = ours.program(k)
+    cohorts = ours.ship(ours.cohorts(k, rounds))
+    programs[k] = functools.partial(program, *ours.arguments(cohorts))
+    if k == CLIENTS_PER_VMAP[0]:
+      programs['ours, whole'] = lambda program=program, k=k: program(
+          *ours.arguments(ours.ship(ours.cohorts(k, rounds))))
+
+  milliseconds = {
+      key: 1e3 * value / workload.rounds for key, value in seconds_per_call(programs).items()}
+  pairs = {name: (CLIENTS_PER_VMAP[0], 'peer')}
+  pairs |= {f'{name}, {k} a vmap': (k, 'peer') for k in CLIENTS_PER_VMAP[1:]}
+  pairs |= {f'{name}, whole round': ('ours, whole', 'peer, whole')}
+  return [{'name': row, 'ours': milliseconds[a], 'peer': milliseconds[b], 'unit': 'ms',
+           'ratio': milliseconds[b] / milliseconds[a]} for row, (a, b) in pairs.items()]
+
+
+def count_compilations(rounds=20, cohort_size=20):
+  """How many programs are compiled for cohorts of ragged clients that differ from round to round.
+  """
+  ours = Ours(RAGGED, *make_table(RAGGED))
+  program = ours.program(CLIENTS_PER_VMAP[0])
+  events = []
+
+  def listen(event, duration, **kwargs):
+    del duration, kwargs
+    if event == '/jax/core/compile/backend_compile_duration':
+      events.append(event)
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  shapes = set()
+  for r in range(rounds):
+    ids = np.random.default_rng(r).choice(len(RAGGED.sizes), cohort_size, replace=False)
+    cohorts = ours.cohorts(CLIENTS_PER_VMAP[0], [r], ids)
+    shapes.add(cohorts.index.shape)
+    jax.block_until_ready(program(*ours.arguments(ours.ship(cohorts))))
+  jax.monitoring.unregister_event_duration_listener(listen)
+  print(f'{len(events)} compilations in {rounds} rounds of {cohort_size} clients, '
+        f'{len(shapes)} shapes')
+  return len(events)
+
+
+def memory_ratio(workload, few=100, many=1000):
+  """Memory of a round of `many` clients over that of `few`, out of the same `many`."""
+  workload = workload._replace(sizes=ragged_sizes(many), work=LocalWork(batch_size=20))
+  ours = Ours(workload, *make_table(workload))
+
+  def megabytes(cohort_size):
+    cohorts = ours.ship(ours.cohorts(CLIENTS_PER_VMAP[0], [0], np.arange(cohort_size)))
+    need = ours.program(CLIENTS_PER_VMAP[0]).lower(
+        *ours.arguments(cohorts)).compile().memory_analysis()
+    print(need)
+    return (need.temp_size_in_bytes + need.argument_size_in_bytes +
+            need.output_size_in_bytes) / 1e6
+
+  small, large = megabytes(few), megabytes(many)
+  print(f'memory of a device: {few} clients a round {small:.1f} MB, {many} {large:.1f} MB, '
+        f'ratio {large / small:.3f}')
+  return large / small
+
+
+def main(_):
+  parallel.initialize(cpu_devices=len(os.sched_getaffinity(0)))
+  chosen = {name: w for name, w in WORKLOADS.items() if ONLY.value in name}
+  rows = [row for name, workload in chosen.items() for row in measure(name, workload)]
+  print(f'a round against FedJAX, on {jax.local_device_count()} x {jax.devices()[0].device_kind}')
+  print(f'{"workload":46} {"ours":>9} {"peer":>9} {"unit":>5} {"peer/ours":>10}')
+  for row in rows:
+    print('{name:46} {ours:9.3f} {peer:9.3f} {unit:>5} {ratio:10.3f}'.format(**row))
+  if JSON.value:
+    with open(JSON.value, 'w', encoding='utf-8') as file:
+      json.dump(rows, file, indent=1)
+  missed = [f'{row["name"]}: {row["ratio"]:.2f} times, the bar is {chosen[row["name"]].bar}'
+            for row in rows if row['name'] in chosen and row['ratio'] < chosen[row['name']].bar]
+  if (compilations := count_compilations()) > MAX_COMPILATIONS:
+    missed.append(f'{compilations} compilations, the bar is {MAX_COMPILATIONS}')
+  if (ratio := memory_ratio(RAGGED)) > MAX_MEMORY:
+    missed.append(f'memory {ratio:.2f} times, the bar is {MAX_MEMORY}')
+  if missed:
+    sys.exit('\n'.join(missed))
+
+
+if __name__ == '__main__':
+  app.run(main)
