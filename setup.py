@@ -4,7 +4,8 @@ import pathlib
 import setuptools
 
 PRIVACY = ['dp-accounting>=0.5']
-TEST = [*PRIVACY, 'pytest>=8', 'pytest-xdist', 'pytest-cov', 'hypothesis', 'starlark-pyo3']
+TEXT = ['safetensors>=0.4']
+TEST = [*PRIVACY, *TEXT, 'pytest>=8', 'pytest-xdist', 'pytest-cov', 'hypothesis', 'starlark-pyo3']
 
 setuptools.setup(
     name='jaxlab',
@@ -34,5 +35,5 @@ setuptools.setup(
         'matplotlib>=3.9',
         'tensorboard>=2.18',
     ],
-    extras_require={'privacy': PRIVACY, 'test': TEST},
+    extras_require={'privacy': PRIVACY, 'text': TEXT, 'test': TEST},
 )

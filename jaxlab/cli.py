@@ -46,7 +46,7 @@ def define_profile_steps():
 
 
 def profile_steps(holder):
-  """The (first, last) of a --profile_steps flag, or None; raises ConfigError if it is ill-formed."""
+  """The (first, last) of a --profile_steps flag, or None; ConfigError if it is ill-formed."""
   if holder.value is None:
     return None
   match = re.fullmatch(r'(\d+):(\d+)', holder.value)

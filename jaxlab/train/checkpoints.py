@@ -190,6 +190,18 @@ def _disk_error(step, error):
   return OSError(f'checkpoint {step} could not be written ({reason}); earlier ones are kept')
 
 
+def newest_step(directory):
+  """(folder of the checkpoints, number of the newest) of a run, or None if it has none.
+
+  Args:
+    directory: the run's workdir or its checkpoint folder.
+  """
+  directory = pathlib.Path(directory).absolute()
+  directory = directory / 'checkpoints' if (directory / 'checkpoints').is_dir() else directory
+  steps = ocp.utils.checkpoint_steps(directory) if directory.is_dir() else []
+  return (directory, max(steps)) if steps else None
+
+
 def read_leaves(directory):
   """{key path: array} of the newest checkpoint of a run.
 
@@ -199,13 +211,12 @@ def read_leaves(directory):
   Raises:
     ConfigError: there is no checkpoint.
   """
-  directory = pathlib.Path(directory).absolute()
-  directory = directory / 'checkpoints' if (directory / 'checkpoints').is_dir() else directory
-  steps = ocp.utils.checkpoint_steps(directory) if directory.is_dir() else []
-  if not steps:
+  found = newest_step(directory)
+  if found is None:
     raise ConfigError(f'{directory}: no checkpoint there')
+  folder, step = found
   with ocp.StandardCheckpointer() as checkpointer:
-    saved = checkpointer.restore(directory / str(max(steps)) / 'state')
+    saved = checkpointer.restore(folder / str(step) / 'state')
   return {path: np.asarray(leaf) for path, leaf in saved.items()}
 
 

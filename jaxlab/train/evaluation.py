@@ -3,6 +3,7 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from jaxlab import parallel
 from jaxlab.data import pipeline
@@ -69,8 +70,8 @@ def _predict(predict, params, running, constants, batch, key):
   return predict(join_variables(params, running, constants), batch, key)
 
 
-def evaluate_workdir(task, config, workdir, split):
-  """Evaluates the newest checkpoint of a run: {f'{split}/{metric}': float}.
+def restored(task, config, workdir):
+  """(Snapshot, constants) of the newest checkpoint of a run, on the devices.
 
   Raises:
     ConfigError: no checkpoint there, or one of another model.
@@ -79,5 +80,22 @@ def evaluate_workdir(task, config, workdir, split):
   params, running, constants = split_variables(jax.jit(task.init)(jax.random.split(key)[0]))
   params = load_collection(workdir, params)
   running = load_collection(workdir, running, 'running') if running else running
-  state = parallel.place(Snapshot(params, running, key, 0))
-  return Evaluator(task)(state, parallel.place(constants), split)
+  return parallel.place(Snapshot(params, running, key, 0)), parallel.place(constants)
+
+
+def evaluate_workdir(task, config, workdir, split):
+  """Evaluates the newest checkpoint of a run: {f'{split}/{metric}': float}; see `restored`."""
+  return Evaluator(task)(*restored(task, config, workdir), split)
+
+
+def predict_workdir(task, config, workdir, split):
+  """The outputs of the newest checkpoint for a split, in its order.
+
+  Returns:
+    {name: array [N, ...]} with the leaves of the outputs by their paths, 'output' for a bare array.
+  """
+  pairs = Evaluator(task).predict(*restored(task, config, workdir), split)
+  outputs = jax.tree.map(lambda *x: np.concatenate(x), *(outputs for outputs, _ in pairs))
+  leaves = jax.tree_util.tree_flatten_with_path(outputs)[0]
+  return {jax.tree_util.keystr(path, simple=True, separator='/') or 'output': leaf
+          for path, leaf in leaves}

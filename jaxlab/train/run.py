@@ -85,7 +85,7 @@ class Run:
     self._progress.update(step, values)
 
   def trace(self, step, state):
-    """Starts or stops the profiler before the program is called at `step`; `state` is waited for."""
+    """Starts or stops the profiler before the call at `step`; `state` is waited for first."""
     if self._profile is None:
       return
     inside = self._profile[0] <= step < self._profile[1]

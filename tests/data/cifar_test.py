@@ -142,7 +142,7 @@ class CifarTest(parameterized.TestCase):
       builders.load('cifar', data_dir=self.folder, manual_dir=self.manual)
     archive = 'cifar-10-python.tar.gz'
     self.write({TEST: official(images(1), labels=[1])}, archive)
-    with self.assertRaisesRegex(ValueError, f'{archive}: cifar-10-batches-py/data_batch_1: missing'):
+    with self.assertRaisesRegex(ValueError, f'{archive}: .*/data_batch_1: missing'):
       list(cifar.read(self.manual, CONFIGS['cifar10'], 'train'))
     content = (self.manual / archive).read_bytes()
     for damaged in (content[:len(content) // 2], b'junk'):

@@ -1,5 +1,6 @@
-"""The classification Task: invariances, evaluation, noise, units, errors."""
+"""The classification Task: invariances, evaluation, augmentation, noise, units, errors."""
 import functools
+import pkgutil
 from unittest import mock
 
 import chex
@@ -147,6 +148,66 @@ class EvaluateTest(parameterized.TestCase):
       make_task().dataset('tset')
 
 
+class AugmentTest(parameterized.TestCase):
+
+  @parameterized.parameters(((6, 5), 2), ((4, 4, 3), 1))
+  def test_shifts_and_mirror_images(self, shape, padding):
+    image = np.arange(1, 1 + np.prod(shape), dtype=np.uint8).reshape(shape)
+    padded = np.pad(image, ((padding,) * 2,) * 2 + ((0, 0),) * (len(shape) - 2))
+    options = {}
+    for row in range(2 * padding + 1):
+      for column in range(2 * padding + 1):
+        crop = padded[row:row + shape[0], column:column + shape[1]]
+        options[crop.tobytes()] = options[crop[:, ::-1].tobytes()] = 0
+    out = classification.crop_and_flip(
+        jnp.stack([jnp.array(image)] * 1000), jax.random.key(0), padding=padding)
+    self.assertEqual((out.dtype, out.shape), (jnp.uint8, (1000, *shape)))
+    for one in np.asarray(out):
+      self.assertIn(one.tobytes(), options)
+      options[one.tobytes()] += 1
+    share = 1000 / len(options)
+    self.assertGreater(min(options.values()), share - 5 * share ** 0.5)  # all of them, evenly
+
+  def test_nothing_to_do(self):
+    image = images(3)['image']
+    augment = functools.partial(classification.crop_and_flip, image, jax.random.key(0))
+    np.testing.assert_array_equal(augment(padding=0, flip=False), image)
+    np.testing.assert_array_equal(
+        np.sort(augment(padding=0).reshape(3, -1)), np.sort(image.reshape(3, -1)))
+
+  def test_acts_on_the_raw_training_images_only(self):
+    seen = []
+
+    def augment(image, key):
+      seen.append(key)
+      return image + 4
+
+    model, spec = models.MLP(3, ()), SPEC._replace(mean=(0.5,), std=(2.0,))
+    task = classification.from_model(model, spec, {}, augment=augment)
+    batch = {**images(8), 'weight': np.ones(8, np.float32)}
+    variables = jax.jit(task.init)(jax.random.key(0))
+    layer = variables['params']['Dense_0']
+    logits = lambda raw: (raw * 0.25 - 0.5).reshape(8, 16) / 2 @ layer['kernel'] + layer['bias']
+    np.testing.assert_allclose(task.predict(variables, batch, None), logits(batch['image']),
+                               rtol=1e-5, atol=1e-6)
+    self.assertEmpty(seen)
+    loss = task.loss(variables, batch, jax.random.key(1))
+    expected = optax.softmax_cross_entropy_with_integer_labels(
+        logits(batch['image'] + 4), batch['label'])
+    np.testing.assert_allclose(loss.values, expected, rtol=1e-5)
+    self.assertLen(seen, 1)
+    self.assertNotEqual(seen[0], jax.random.key(1))
+
+  def test_the_key_decides(self):
+    task = classification.from_model(models.MLP(3, ()), SPEC, {},
+                                     augment=classification.crop_and_flip)
+    batch = {**images(8), 'weight': np.ones(8, np.float32)}
+    variables, loss = jax.jit(task.init)(jax.random.key(0)), jax.jit(task.loss)
+    values = [loss(variables, batch, jax.random.key(k)).values for k in (1, 1, 2)]
+    np.testing.assert_array_equal(values[0], values[1])
+    self.assertGreater(np.abs(values[0] - values[2]).max(), 1e-3)
+
+
 class NoiseTest(parameterized.TestCase):
 
   @parameterized.parameters(0.0, 0.3, 1.0)
@@ -229,6 +290,29 @@ class LoadTest(parameterized.TestCase):
     self.assertEqual(shapes['Dense_1']['kernel'].shape, (8, 10))
 
 
+  def test_every_data_set_names_a_builder_and_its_config(self):
+    for name, spec in classification.DATASETS.items():
+      builder = pkgutil.resolve_name(builders.BUILDERS[spec.builder or name])
+      if spec.builder_config:
+        self.assertIn(spec.builder_config, builder.builder_configs)
+      self.assertEqual(len(spec.mean), len(spec.std))
+      self.assertIn(len(spec.mean), (0, spec.shape[-1]))
+
+  @parameterized.parameters(('cifar_demo', (2, 2), {'image', 'label'}),
+                            ('femnist_demo', (1,), {'image', 'label', 'user'}))
+  def test_demos(self, name, stage_sizes, columns):
+    task = classification.make_task({
+        'data': {'name': name, 'train': 'train[:200]', 'test': 'test[:40]'}, 'augment': {},
+        'model': {'name': 'resnet_gn', 'stage_sizes': stage_sizes, 'width': 4}})
+    train = pipeline.columns(task.dataset('train'))
+    self.assertEqual(set(train), columns)
+    self.assertEqual(train['image'].shape[1:], classification.DATASETS[name].shape)
+    batch = {**{name: x[:2] for name, x in train.items()}, 'weight': np.ones(2, np.float32)}
+    loss = jax.eval_shape(task.loss, jax.eval_shape(task.init, jax.random.key(0)), batch,
+                          jax.random.key(0))
+    self.assertEqual(loss.values.shape, (2,))
+
+
 class CheckTest(parameterized.TestCase):
 
   @parameterized.parameters(
@@ -244,6 +328,11 @@ class CheckTest(parameterized.TestCase):
       ({'data': {**DATA, 'name': 'digit'}}, "data.name: unknown name .*; did you mean 'digits'"),
       ({'data': {'name': 'digits', 'train': 'train'}}, 'data.test: missing'),
       ({'data': {**DATA, 'label_nose': 0.1}}, "data: unknown key .*; did you mean 'label_noise'"),
+      ({'augment': 'crop'}, 'config.augment: expected Mapping'),
+      ({'augment': {'paddin': 2}}, "augment: unknown key 'paddin'; did you mean 'padding'"),
+      ({'augment': {'key': 2}}, "augment: unknown key 'key'"),
+      ({'augment': {'padding': 2.5}}, 'augment.padding: expected int, got 2.5'),
+      ({'augment': {'padding': -1}}, 'augment.padding: expected at least 0, got -1'),
       ({'data': {**DATA, 'label_noise': '0.1'}}, "data.label_noise: expected float, got '0.1'"),
   )
   def test_mistakes_are_found_before_any_data(self, change, message):
