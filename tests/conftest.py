@@ -1,5 +1,6 @@
 """Every test sees four CPU devices and shares one persistent compilation cache."""
 import os
+import pathlib
 import tempfile
 
 DEVICES = '--xla_force_host_platform_device_count=4'
@@ -10,3 +11,17 @@ os.environ.setdefault('JAX_COMPILATION_CACHE_DIR',
                       os.path.join(tempfile.gettempdir(), 'jaxlab-tests', 'compilations'))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
 os.environ.setdefault('TFDS_DATA_DIR', os.path.join(tempfile.gettempdir(), 'jaxlab-tests', 'data'))
+
+ALLOWED_SKIPS = pathlib.Path(__file__).with_name('allowed_skips.txt')
+
+
+def pytest_sessionfinish(session):
+  """Under CI a test may only be skipped if allowed_skips.txt names it."""
+  reporter = session.config.pluginmanager.get_plugin('terminalreporter')
+  if reporter is None or not os.environ.get('CI'):  # a worker of pytest-xdist has no reporter
+    return
+  allowed = {line.split('#')[0].strip() for line in ALLOWED_SKIPS.read_text().splitlines()}
+  skipped = {report.nodeid for report in reporter.stats.get('skipped', [])} - allowed
+  if skipped:
+    reporter.write_line(f'skipped, but not in {ALLOWED_SKIPS.name}: {sorted(skipped)}', red=True)
+    session.exitstatus = 1
