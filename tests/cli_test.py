@@ -2,13 +2,11 @@
 import contextlib
 import io
 import json
-import logging
 import os
 import pathlib
 import tempfile
 
 from absl import flags
-from absl import logging as absl_logging
 from absl.testing import absltest, parameterized
 
 from jaxlab import cli
@@ -20,10 +18,11 @@ SCRIPT = '''"""Says what it was told.
 The second paragraph.
 """
 import json
+import logging
 import os
-import sys
 
 import jax
+from absl import logging as absl_logging
 
 from jaxlab import cli
 from jaxlab.config import ConfigError
@@ -37,6 +36,12 @@ def main():
     raise ConfigError('config.number: expected >= 0')
   if config['number'] == 13:
     raise ValueError('a bug')
+  if config['number'] == 17:
+    logging.getLogger('jaxlab.train.run').info('resumed from step %d', 7)
+    logging.getLogger('jaxlab.train.run').debug('nobody wants to know')
+    absl_logging.info('a library')
+    logging.getLogger('another.library').info('says hello')
+    absl_logging.warning('but this matters')
   print(json.dumps({'config': config, 'workdir': _WORKDIR.value, 'devices': jax.device_count(),
                     'data_dir': os.environ.get('TFDS_DATA_DIR')}))
 
@@ -131,6 +136,11 @@ class ScriptTest(parameterized.TestCase):
     result = self.launch()
     self.assertEqual(result, (2, '', 'error: --config: missing (see --help)\n'))
 
+  def test_our_own_lines_are_shown_once_and_others_if_something_is_wrong(self):
+    result = self.launch('--config={folder}/config.py', '--config.number=17')
+    self.assertRegex(
+        result.err, r'^\d\d:\d\d:\d\d resumed from step 7\nW.*\] but this matters\n$')
+
   def test_a_bug_keeps_its_traceback(self):
     result = self.launch('--config={folder}/config.py', '--config.number=13')
     self.assertEqual(result.status, 1)
@@ -176,22 +186,6 @@ class OutputTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, 'a bug'):
       with cli.one_line_errors():
         raise ValueError('a bug')
-
-  def test_only_our_own_lines_are_shown(self):
-    logger, verbosity = logging.getLogger('jaxlab'), absl_logging.get_verbosity()
-    before = logger.handlers[:], logger.level, logger.propagate
-
-    def restore():
-      logger.handlers, logger.level, logger.propagate = before
-      absl_logging.set_verbosity(verbosity)
-
-    self.addCleanup(restore)
-    with contextlib.redirect_stderr(io.StringIO()) as err:
-      cli.log_to_stderr()
-      logging.getLogger('jaxlab.train.run').info('resumed from step %d', 7)
-      logging.getLogger('jaxlab.train.run').debug('nobody wants to know')
-      absl_logging.info('a library')
-    self.assertRegex(err.getvalue(), r'^\d\d:\d\d:\d\d resumed from step 7\n$')
 
 
 if __name__ == '__main__':

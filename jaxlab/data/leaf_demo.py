@@ -34,7 +34,7 @@ def write_shakespeare(folder, length):
 
 
 def speech(name):
-  """The docstrings of a module; what is no symbol of LEAF's becomes a space, and many spaces one."""
+  """The docstrings of a module; what is no symbol of LEAF's becomes a space, many spaces one."""
   module = importlib.import_module(name)
   members = [getattr(module, key) for key in sorted(vars(module)) if not key.startswith('_')]
   texts = [inspect.getdoc(member) or '' for member in members if callable(member)]

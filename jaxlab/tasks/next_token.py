@@ -23,11 +23,14 @@ class TextSpec(NamedTuple):
     length: tokens of a sequence, T.
     builder: its TFDS builder.
     builder_config: and the config of that.
+    positions: 'all' tokens count, or only the 'last' of a sequence: LEAF's own objective, whose
+      windows overlap.
   """
   vocab_size: int
   length: int
   builder: str
   builder_config: str
+  positions: Literal['all', 'last'] = 'all'
 
 
 DATASETS = {
@@ -37,36 +40,35 @@ DATASETS = {
 }
 
 
-def load_arrays(*, name: str, train: str = 'train', test: str = 'test'):
+def load_arrays(*, name: str, train: str = 'train', test: str = 'test',
+                positions: Literal['all', 'last'] = 'all'):
   """Loads the two splits of a data set into memory.
 
   Args:
     name: a data set of `DATASETS`.
     train: TFDS split of the training part, such as 'train[:80%]'.
     test: likewise.
+    positions: which tokens count, see TextSpec.
 
   Returns:
     (TextSpec, {'train': columns, 'test': columns}). Columns are 'input' and 'target' [N, T], and
     'user' [N], by which federated clients can be made.
   """
-  spec = config_lib.choose(name, DATASETS, 'data.name')
+  spec = config_lib.choose(name, DATASETS, 'data.name')._replace(positions=positions)
   builder = builders.load(spec.builder, config=spec.builder_config)
   return spec, {'train': builders.arrays(builder, train), 'test': builders.arrays(builder, test)}
 
 
 def make_task(config):
-  """Makes the Task of `config.model` ({name, ...fields}) and `config.data` ({name, ...})."""
-  model, positions, data = _check(config)
-  spec, splits = config_lib.call(load_arrays, data, 'data', drop=('positions',))
+  """Makes the Task from `config.model` ({name, ...fields}) and `config.data` (`load_arrays`)."""
+  model = check(config)
+  spec, splits = config_lib.call(load_arrays, config['data'], 'data', drop=())
   return from_model(model, spec,
-                    {name: pipeline.from_arrays(columns) for name, columns in splits.items()},
-                    positions=positions)
+                    {name: pipeline.from_arrays(columns) for name, columns in splits.items()})
 
 
 def check(config):
   """Checks `config.model` and `config.data` without loading data.
-
-  `config.data` holds the arguments of `load_arrays` and 'positions', see `from_model`.
 
   Returns:
     The Flax module.
@@ -74,24 +76,16 @@ def check(config):
   Raises:
     ConfigError: a part is missing, an unknown name or key, a wrong type.
   """
-  return _check(config)[0]
-
-
-def _check(config):
-  """(Flax module, positions, the mapping `config.data`)."""
   data = config_lib.section(config, 'data')
-  positions = data.get('positions', 'all')
-  config_lib.check_type(positions, Literal['all', 'last'], 'data.positions')
-  config_lib.check_arguments(load_arrays, data, 'data', drop=('positions',))
+  config_lib.check_arguments(load_arrays, data, 'data', drop=())
   spec = config_lib.choose(data['name'], DATASETS, 'data.name')
   model = config_lib.section(config, 'model')
   module = config_lib.choose_named(model, MODELS, 'model')
-  model = config_lib.call(functools.partial(module, parent=None), model, 'model',
-                          vocab_size=spec.vocab_size)
-  return model, positions, data
+  return config_lib.call(functools.partial(module, parent=None), model, 'model',
+                         vocab_size=spec.vocab_size)
 
 
-def from_model(model, spec, datasets, *, positions='all'):
+def from_model(model, spec, datasets):
   """Makes the Task of a Flax language model.
 
   The loss is that of every token but PAD. The accuracy leaves out EOS too, and compares with the
@@ -103,15 +97,13 @@ def from_model(model, spec, datasets, *, positions='all'):
     spec: TextSpec.
     datasets: split -> grain.MapDataset of {'input', 'target'} [T], and other columns that the loss
       does not look at.
-    positions: 'all' tokens count, or only the 'last' of a sequence: LEAF's own objective, whose
-      windows overlap.
   """
   def token_weights(target):
     """(of the loss, of the accuracy) [B, T], for jax and NumPy arrays alike."""
     counted = (target != characters.PAD) * (np.arange(spec.length) >= first)
     return counted, counted * (target != characters.EOS)
 
-  first = spec.length - 1 if positions == 'last' else 0
+  first = spec.length - 1 if spec.positions == 'last' else 0
   special = np.zeros(spec.vocab_size, bool)
   special[[characters.PAD, characters.BOS, characters.EOS, -1]] = True
 

@@ -159,15 +159,13 @@ class CifarTest(parameterized.TestCase):
     self.assertEqual((train['image'].shape, test['image'].shape),
                      ((2000, 32, 32, 3), (500, 32, 32, 3)))
     self.assertEqual(set(test['label']), set(range(10)))
-    # What repeats every 8 pixels tells the class; the mean over the tile tells nothing.
+    # What repeats every 8 pixels tells the class, wherever the image begins.
     tiles = lambda x: x['image'].reshape(-1, 4, 8, 4, 8, 3).mean((1, 3)) - 128
     spectrum = lambda x: np.abs(np.fft.fft2(tiles(x), axes=(1, 2))) / 64
     both = lambda x: spectrum(x) + spectrum(x)[:, :, -np.arange(8)]  # mirrored or not
     centres = np.stack([both(train)[train['label'] == k].mean(0) for k in range(10)])
     nearest = ((both(test)[:, None] - centres)**2).sum((2, 3, 4)).argmin(1)
     self.assertGreater((nearest == test['label']).mean(), 0.9)
-    colour = np.stack([tiles(train)[train['label'] == k].mean((0, 1, 2)) for k in range(10)])
-    self.assertLess(np.abs(colour).max(), 8)
 
 
 if __name__ == '__main__':

@@ -36,9 +36,9 @@ def sequences(rows, seed=0):
 @functools.cache
 def make_task(positions='all'):
   return next_token.from_model(
-      models.LSTMLM(9, embed=3, hidden=4, layers=1), SPEC,
+      models.LSTMLM(9, embed=3, hidden=4, layers=1), SPEC._replace(positions=positions),
       {'train': pipeline.from_arrays(sequences(24)),
-       'test': pipeline.from_arrays(sequences(21, seed=1))}, positions=positions)
+       'test': pipeline.from_arrays(sequences(21, seed=1))})
 
 
 @functools.cache
