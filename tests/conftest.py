@@ -12,6 +12,9 @@ os.environ.setdefault('JAX_COMPILATION_CACHE_DIR',
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
 os.environ.setdefault('TFDS_DATA_DIR', os.path.join(tempfile.gettempdir(), 'jaxlab-tests', 'data'))
 
+import jax  # noqa: E402  (the flags above are read when it starts)
+import pytest  # noqa: E402
+
 ALLOWED_SKIPS = pathlib.Path(__file__).with_name('allowed_skips.txt')
 
 
@@ -25,3 +28,10 @@ def pytest_sessionfinish(session):
   if skipped:
     reporter.write_line(f'skipped, but not in {ALLOWED_SKIPS.name}: {sorted(skipped)}', red=True)
     session.exitstatus = 1
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _forget_programs():
+  """Frees the programs of a test file; another that wants them finds them in the cache."""
+  yield
+  jax.clear_caches()

@@ -252,7 +252,7 @@ class LikeTest(absltest.TestCase):
 class ConfigTest(parameterized.TestCase):
 
   @parameterized.parameters(
-      ({}, 'partition.name: unknown name None'),
+      ({}, 'partition.name: missing'),
       ({'name': 'dirichlet_by_clas', 'alpha': 1.0}, "did you mean 'dirichlet_by_class'"),
       ({'name': 'dirichlet_by_class'}, 'partition.alpha: missing'),
       ({'name': 'dirichlet_by_class', 'alpha': '1'}, 'partition.alpha: expected float'),

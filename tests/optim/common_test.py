@@ -27,6 +27,10 @@ OPTIMIZERS = {
     'fedlalr': lambda rate: optim.fedlalr(rate, b2=0.99),
     'fedopt': lambda rate: optax.chain(
         optim.scale_by_fedopt(), optax.scale_by_learning_rate(rate)),
+    'fedams': lambda rate: optax.chain(
+        optim.scale_by_fedams(), optax.scale_by_learning_rate(rate)),
+    'ema': lambda rate: optax.chain(
+        optim.scale_by_adasam(b2=0.99), optax.scale_by_learning_rate(rate), optim.ema(0.9)),
     'groups': lambda rate: optim.make_optimizer(
         {**GROUPS, 'groups': [{**group, 'learning_rate': rate} for group in GROUPS['groups']]}),
 }
@@ -223,8 +227,9 @@ class RoomTest(parameterized.TestCase):
     self.assertEqual(results.failed, 0)
 
   def test_every_function_of_the_room_is_in_the_table_or_serves_one_that_is(self):
-    makers = {'adasam', 'sam', 'scale_by_adasam', 'fedlalr', 'scale_by_fedopt', 'make_optimizer'}
-    serving = {'begin_round', 'synchronize', 'sam_gradient', 'sam_value_and_grad'}
+    makers = {'adasam', 'sam', 'scale_by_adasam', 'fedlalr', 'scale_by_fedopt',
+              'scale_by_fedams', 'ema', 'make_optimizer'}
+    serving = {'averaged', 'begin_round', 'synchronize', 'sam_gradient', 'sam_value_and_grad'}
     functions = {name for name in optim.__all__ if not name.endswith('State')}
     self.assertEqual(functions, makers | serving)
     self.assertLen(OPTIMIZERS, len(makers))

@@ -30,7 +30,8 @@ class EMATest(parameterized.TestCase):
     params = {'w': jnp.arange(3.0), 'n': jnp.arange(2)}
     optimizer = optim.ema(0.9)
     state = optimizer.init(params)
-    for ours, theirs in zip(jax.tree.leaves(optim.averaged(state, params)), jax.tree.leaves(params)):
+    average = optim.averaged(state, params)
+    for ours, theirs in zip(jax.tree.leaves(average), jax.tree.leaves(params)):
       np.testing.assert_array_equal(ours, theirs)
     updates = {'w': jnp.ones(3), 'n': jnp.zeros(2, jnp.int32)}
     self.assertIs(optimizer.update(updates, state, params)[0], updates)
