@@ -84,8 +84,7 @@ def local_batches(rows, work, seed, round_number, client):
   size = work.batch_size
   if not len(rows):
     return np.full((0, size), -1, np.int32)
-  rng = np.random.Generator(
-      np.random.Philox(np.random.SeedSequence([seed, _SHUFFLING, round_number, client])))
+  rng = np.random.default_rng([seed, _SHUFFLING, round_number, client])
   per_pass = -(-len(rows) // size)
   passes = -(-work.steps // per_pass) if work.steps else work.epochs
   batches = np.full((passes, per_pass * size), -1, np.int32)

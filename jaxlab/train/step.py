@@ -55,7 +55,9 @@ def tree_where(condition, new, old):
 def all_finite(tree):
   """Scalar bool: no NaN or Inf in any floating leaf."""
   leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
-  return jnp.all(jnp.array([jnp.isfinite(x).all() for x in leaves])) if leaves else jnp.array(True)
+  # NaN * 0 and Inf * 0 are NaN. A sum of floats is vectorised on the CPU; a reduction of bools is
+  # not, and would cost a tenth of a small model's step.
+  return jnp.isfinite(sum((jnp.sum(x * 0).astype(jnp.float32) for x in leaves), jnp.zeros(())))
 
 
 def _positive(weight):

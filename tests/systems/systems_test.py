@@ -91,6 +91,7 @@ class FolderTest(absltest.TestCase):
     (package / '__init__.py').write_text(
         NEW_SYSTEM.replace('jaxlab_test_system', 'jaxlab.systems.jaxlab_test_system'))
     (package / 'reproduce.py').write_text('def main(seed, workdir, ablate):\n  return seed == 7\n')
+    (folder / 'jaxlab_test_module.py').write_text('')
     self.enter_context(mock.patch.object(systems, '__path__', [*systems.__path__, str(folder)]))
 
   def tearDown(self):
@@ -102,6 +103,7 @@ class FolderTest(absltest.TestCase):
 
   def test_adding_a_folder_is_enough(self):
     self.assertIn('jaxlab_test_system', systems.names())
+    self.assertNotIn('jaxlab_test_module', systems.names())  # a file is not a folder
     self.assertTrue(systems.load('jaxlab_test_system').reproduce.main(7, 'nowhere', False))
     config = {'task': 'jaxlab_test_system', 'toy': {'rows': 8}, 'batch_size': 4, 'steps': 1,
               'optimizer': {'name': 'sgd', 'learning_rate': 0.1}}

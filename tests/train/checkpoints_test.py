@@ -66,7 +66,8 @@ class LeavesTest(parameterized.TestCase):
     self.assertTrue(all(type(leaf) is np.ndarray for leaf in leaves.values()))
     again = checkpoints.unflatten(jax.eval_shape(make_state), leaves)
     toy.assert_trees_equal(state, again)
-    self.assertEqual(jax.random.bits(again['keys'][0]), jax.random.bits(state['keys'][0]))
+    for key, restored in zip(state['keys'], again['keys'], strict=True):
+      self.assertEqual((restored.dtype, restored.shape), (key.dtype, key.shape))
 
   @parameterized.parameters(
       {'x': [1.0, 2.0], 'y': [0, 1]}, {'x': [1.0, 3.0], 'y': [0, 2]},

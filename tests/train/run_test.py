@@ -115,7 +115,10 @@ class RunTest(parameterized.TestCase):
           self.assertFalse(run.stop_requested(10))
           os.kill(os.getpid(), signal.SIGTERM)
           self.assertTrue(run.stop_requested(11))
-          run.leave(11, state(11), None, {})
+          try:
+            run.leave(11, state(11), None, {})
+          finally:  # what it said is true by then
+            self.assertTrue((self.folder / 'run' / 'checkpoints' / '11').exists())
     self.assertEqual(raised.exception.code, 0)
     self.assertIs(signal.getsignal(signal.SIGTERM), before)
     self.assertIn('stopped by SIGTERM: saved round 11', logs.output[-1])

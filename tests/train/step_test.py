@@ -220,12 +220,12 @@ class StepTest(parameterized.TestCase):
     gradient = jax.grad(mean_loss)(state.params, BATCH)
     self.assertLess(float(metrics['grad_norm']), float(optax.tree.norm(gradient)))
 
-  @parameterized.parameters('gradient', 'update', 'loss')
+  @parameterized.parameters('gradient', 'gradient, hidden', 'update', 'loss')
   def test_a_bad_step_changes_nothing_but_the_counters(self, where):
     def loss(variables, batch, key):
       out = TASK.loss(variables, batch, key)
       w = variables['params']['w']
-      if where == 'gradient':  # finite values whose derivative is not
+      if 'gradient' in where:  # finite values whose derivative is not
         extra = jnp.sqrt(jnp.abs(w - jax.lax.stop_gradient(w))).sum()
       else:
         extra = jnp.inf if where == 'loss' else 0.0
@@ -236,6 +236,8 @@ class StepTest(parameterized.TestCase):
     optimizer = optax.adam(0.1)
     if where == 'update':
       optimizer = optax.chain(optimizer, optax.scale(jnp.inf))
+    if 'hidden' in where:
+      optimizer = optax.chain(optax.zero_nans(), optimizer)
     before = parallel.to_host(start(task, optimizer)[0])
     state, metrics = take(task, optimizer, count=2, steps=3)
     counters = {'step': 0, 'bad_steps': 0, 'skipped': 0}

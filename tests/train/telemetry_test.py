@@ -4,7 +4,6 @@ import types
 from unittest import mock
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
@@ -47,16 +46,18 @@ class CompileTest(parameterized.TestCase):
         logs.output[0], r'compiled in \d+\.\d s; 2 MFLOP a round a device, 5 round\(s\) a call')
 
   def test_the_executable_does_not_compile_again(self):
-    traces = []
-
-    def f(x):
-      traces.append(1)
-      return x + 1
-
-    compiled = telemetry.compile_program(jax.pmap(f), (np.ones(4),))
-    for _ in range(2):
-      compiled.run(jnp.ones(4))
-    self.assertLen(traces, 1)
+    events = []
+    listen = lambda event, *_, **__: events.append(event)
+    x = np.ones(4, np.float32)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+      compiled = telemetry.compile_program(jax.pmap(lambda x: x * 7), (x,))
+      self.assertIn('/jax/core/compile/backend_compile_duration', events)
+      events.clear()
+      np.testing.assert_array_equal(compiled.run(x), 7)
+    finally:
+      jax.monitoring.unregister_event_duration_listener(listen)
+    self.assertNotIn('/jax/core/compile/backend_compile_duration', events)
 
   def test_a_backend_that_does_not_say(self):
     lowered = mock.Mock()

@@ -126,6 +126,7 @@ class ProgressTest(parameterized.TestCase):
     terminal.isatty = lambda: True
     with mock.patch('sys.stderr', terminal), self.assertNoLogs('jaxlab', logging.INFO):
       progress = writers.Progress(30, 10, 'step')
+      self.assertIn(' 10/30 ', terminal.getvalue())
       progress.update(30, {'loss': 0.5, 'examples_per_s': 1234.0})
       progress.close()
     last = terminal.getvalue().split('\r')[-1]
