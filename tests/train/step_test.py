@@ -237,7 +237,7 @@ class StepTest(parameterized.TestCase):
     if where == 'update':
       optimizer = optax.chain(optimizer, optax.scale(jnp.inf))
     if 'hidden' in where:
-      optimizer = optax.chain(optax.zero_nans(), optimizer)
+      optimizer = optax.chain(optax.set_to_zero(), optimizer)
     before = parallel.to_host(start(task, optimizer)[0])
     state, metrics = take(task, optimizer, count=2, steps=3)
     counters = {'step': 0, 'bad_steps': 0, 'skipped': 0}
