@@ -12,6 +12,8 @@ import ml_collections
 
 def get_config(variant=''):
   """Returns the experiment; `variant` is '' or 'units'."""
+  if variant not in ('', 'units'):
+    raise ValueError(f"variant: expected '' or 'units', got {variant!r}")
   config = ml_collections.ConfigDict()
   config.task = 'classification'
   config.seed = 0
