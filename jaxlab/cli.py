@@ -144,7 +144,10 @@ def _first_line(error, argv):
       return str(unknown_key)
     except (AttributeError, KeyError) as missing:
       return f'--config: {missing} is unknown to the config file'
-  return ' '.join(str(error.args[0] if error.args else error).replace('\\n', '\n').split())
+  text = str(error.args[0] if error.args else error).replace('\\n', '\n')
+  if 'Traceback' in text:  # the config file's own get_config raised
+    return '--config: ' + text.strip().splitlines()[-1].strip()
+  return ' '.join(text.split())
 
 
 def _check_overrides(argv):
