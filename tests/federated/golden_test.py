@@ -209,14 +209,15 @@ EXTRA = {
     **{name: SERVER_ARRAYS['moments'] for name in ('fedadagrad', 'fedadam', 'fedyogi')},
     **{name: SERVER_ARRAYS['moments'] | SERVER_ARRAYS['maximum']
        for name in ('fedams_opt1', 'fedams_opt2')},
-    **{name: SERVER_ARRAYS['scaffold'] for name in ('scaffold', 'scaffold_partial', 'scaffold_option1')},
+    **{name: SERVER_ARRAYS['scaffold']
+       for name in ('scaffold', 'scaffold_partial', 'scaffold_option1')},
     **{name: SERVER_ARRAYS['mime'] for name in ('mime', 'mimelite')},
     **{name: SERVER_ARRAYS['feddyn'] for name in ('feddyn', 'feddyn_partial')},
 }
 CLIENT_ARRAYS = {'scaffold': 'client_c', 'feddyn': 'client_lambda'}
 LOSSES = ('fedavg', 'fedprox', 'fedadagrad', 'fedadam', 'fedyogi', 'fedams', 'scaffold')
-ALL_CASES = ('fedavg', 'fedavg_uniform', 'fedavg_partial', 'fedprox', 'fedavgm', 'fedadagrad', 'fedadam',
-             'fedyogi', 'fedams_opt1', 'fedams_opt2', 'scaffold', 'scaffold_partial',
+ALL_CASES = ('fedavg', 'fedavg_uniform', 'fedavg_partial', 'fedprox', 'fedavgm', 'fedadagrad',
+             'fedadam', 'fedyogi', 'fedams_opt1', 'fedams_opt2', 'scaffold', 'scaffold_partial',
              'scaffold_option1', 'mime', 'mimelite', 'feddyn', 'feddyn_partial')
 
 
@@ -238,7 +239,8 @@ class FedBaseGoldenTest(parameterized.TestCase):
       x = np.stack([flat(state.server.params) for state in states])
       close(x, FEDBASE[f'{name}/server_x'])
       for array, read in EXTRA.get(name, {}).items():
-        close(np.stack([read(state) for state in states]), FEDBASE[f'{name}/{array}'], err_msg=array)
+        ours = np.stack([read(state) for state in states])
+        close(ours, FEDBASE[f'{name}/{array}'], err_msg=array)
       family = name.split('_')[0]
       if family in CLIENT_ARRAYS:
         ours = np.stack([flat(state.clients)[:-1] for state in states])

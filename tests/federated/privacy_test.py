@@ -21,7 +21,8 @@ class ClippedGaussianTest(parameterized.TestCase):
   def test_clips_to_the_norm_and_means_uniformly(self):
     scale = jnp.array([1.0, 0.1, 100.0])  # norms 5, .5, 500
     aggregator = aggregators.clipped_gaussian(clip_norm=2.0, noise_multiplier=0.0)
-    ours, _, _ = aggregator.apply((), messages(scale), jnp.array([7.0, 1.0, 0.0]), jax.random.key(0))
+    weights = jnp.array([7.0, 1.0, 0.0])
+    ours, _, _ = aggregator.apply((), messages(scale), weights, jax.random.key(0))
     unit = np.array([0.6, 0.0, 0.8])
     expected = (2.0 * unit + 0.5 * unit) / 2  # the third has weight 0; weights do not weigh
     np.testing.assert_allclose(np.concatenate([ours['w'], ours['b']]), expected, rtol=1e-6)
@@ -40,7 +41,8 @@ class ClippedGaussianTest(parameterized.TestCase):
     take = lambda part: jax.tree.map(lambda x: x[part], stack)
     zero = stream.zero(take(0))
     whole = stream.finish(stream.add(zero, stack, jnp.ones(4)), jax.random.key(0))
-    halves = stream.add(stream.add(zero, take(slice(0, 2)), jnp.ones(2)), take(slice(2, 4)), jnp.ones(2))
+    first = stream.add(zero, take(slice(0, 2)), jnp.ones(2))
+    halves = stream.add(first, take(slice(2, 4)), jnp.ones(2))
     for ours, theirs in zip(jax.tree.leaves(stream.finish(halves, jax.random.key(0))),
                             jax.tree.leaves(whole)):
       np.testing.assert_array_equal(ours, theirs)
