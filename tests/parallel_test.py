@@ -13,7 +13,7 @@ from jaxlab.config import ConfigError
 from jaxlab.train import TrainState
 from tests import conftest, toy
 
-assert conftest.DEVICES  # importing it is what makes four devices without pytest too
+assert conftest.FLAGS  # importing it is what makes four devices without pytest too
 COUNTS = [1, 2, 4]
 
 

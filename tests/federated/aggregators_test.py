@@ -15,7 +15,7 @@ from jaxlab.config import ConfigError
 from jaxlab.federated import aggregators
 from tests import conftest, toy
 
-assert conftest.DEVICES  # importing it is what makes four devices without pytest too
+assert conftest.FLAGS  # importing it is what makes four devices without pytest too
 KEY = jax.random.key(0)
 AGGREGATORS = {
     'mean': aggregators.weighted_mean, 'maximum': aggregators.maximum,

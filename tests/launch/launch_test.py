@@ -79,7 +79,7 @@ def serve():
 
   from jaxlab import cli, federated, systems, train  # noqa: F401
   # The devices of a user are those that the flags say.
-  os.environ['XLA_FLAGS'] = os.environ['XLA_FLAGS'].replace(conftest.DEVICES, '')
+  os.environ['XLA_FLAGS'] = os.environ['XLA_FLAGS'].replace(conftest.FLAGS, '')
   for line in sys.stdin:
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
       child = os.fork()

@@ -19,7 +19,7 @@ from jaxlab.tasks import classification
 from jaxlab.train import TrainState, evaluation, train_step
 from tests import conftest, toy
 
-assert conftest.DEVICES  # importing it is what makes four devices without pytest too
+assert conftest.FLAGS  # importing it is what makes four devices without pytest too
 SPEC = classification.DataSpec(num_classes=3, shape=(4, 4), scale=0.25)
 SGD = optax.sgd(1.0)  # moves the parameters by the gradient
 DATA = {'name': 'digits', 'train': 'train[:300]', 'test': 'train[300:340]'}

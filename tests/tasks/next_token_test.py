@@ -17,7 +17,7 @@ from jaxlab.tasks import next_token
 from jaxlab.train import TrainState, evaluation, train_step
 from tests import conftest
 
-assert conftest.DEVICES  # importing it is what makes four devices without pytest too
+assert conftest.FLAGS  # importing it is what makes four devices without pytest too
 SPEC = next_token.TextSpec(vocab_size=9, length=6, builder='', builder_config='')
 SGD = optax.sgd(1.0)  # moves the parameters by the gradient
 DATA = {'name': 'shakespeare_demo', 'train': 'train[:200]', 'test': 'test[:50]'}

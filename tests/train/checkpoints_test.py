@@ -15,7 +15,7 @@ from jaxlab.data import pipeline
 from jaxlab.train import checkpoints
 from tests import conftest, toy
 
-assert conftest.DEVICES  # importing it is what makes four devices without pytest too
+assert conftest.FLAGS  # importing it is what makes four devices without pytest too
 
 
 class Central(NamedTuple):

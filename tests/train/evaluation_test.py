@@ -14,7 +14,7 @@ from jaxlab.task import split_variables
 from jaxlab.train import evaluation
 from tests import conftest, toy
 
-assert conftest.DEVICES  # importing it is what makes four devices without pytest too
+assert conftest.FLAGS  # importing it is what makes four devices without pytest too
 ROWS = 23
 TASK = toy.softmax_task(rows=ROWS)
 FIT = {'seed': 1, 'batch_size': 8, 'steps': 6, 'optimizer': {'name': 'sgd', 'learning_rate': 0.1}}

@@ -14,7 +14,7 @@ from jaxlab.task import Loss
 from jaxlab.train import TrainState, step, task_gradient, train_step
 from tests import conftest, toy
 
-assert conftest.DEVICES  # importing it is what makes four devices without pytest too
+assert conftest.FLAGS  # importing it is what makes four devices without pytest too
 TASK = toy.softmax_task()
 # Every device of 2 or 4 sees another sum of weights, and one of 4 sees none.
 BATCH = {**toy.columns(8), 'weight': np.array([3, 1, .5, 2, 0, 0, 1, 5], np.float32)}

@@ -10,7 +10,7 @@ from absl.testing import absltest, parameterized
 from jaxlab.train import telemetry
 from tests import conftest
 
-assert conftest.DEVICES  # importing it is what makes four devices without pytest too
+assert conftest.FLAGS  # importing it is what makes four devices without pytest too
 M, K, N = 8, 16, 32
 FLOPS = 2 * M * K * N
 
