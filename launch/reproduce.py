@@ -1,17 +1,19 @@
 """Measures the central claims of a paper at small scale and prints: claim, paper's figure, measured
 here, status.
 
-  python -m launch.reproduce --system=fedlalr [--seed=7] [--workdir=DIR] [--ablate]
+  python -m launch.reproduce --system=fedlalr [--seed=7] [--workdir=DIR] [--data_dir=DIR] [--ablate]
 
 --ablate takes the paper's ingredient away; the claims must then not hold. The exit status is 1 if a
-claim does not hold.
+claim does not hold. --data_dir names a folder of real data for the systems that can use one; the
+README of the system says which files.
 """
+import inspect
 import sys
 import tempfile
 
 from absl import flags
 
-from jaxlab import cli, systems
+from jaxlab import cli, config, systems
 
 _SYSTEM = flags.DEFINE_string('system', None, f'One of: {", ".join(systems.names())}; or all.')
 _SEED = flags.DEFINE_integer('seed', 0, 'Seed of the experiments.', lower_bound=0)
@@ -20,14 +22,25 @@ _WORKDIR = flags.DEFINE_string(
     'workdir', None, 'Folder for results.json and the figure (default: a temporary one).')
 
 
+_DATA_DIR = flags.DEFINE_string('data_dir', None, 'Folder of real data, where a system takes one.')
+
+
+def run(system, workdir):
+  """Runs one system's experiments; True unless a claim does not hold."""
+  reproduce = systems.load(system).reproduce.main
+  options = {}
+  if _DATA_DIR.value is not None:
+    config.require('data_dir' in inspect.signature(reproduce).parameters, '--data_dir',
+                   f'no folder: {system} makes or bundles its data', _DATA_DIR.value)
+    options['data_dir'] = _DATA_DIR.value
+  return reproduce(_SEED.value, workdir, _ABLATE.value, **options)
+
+
 def main():
   name = cli.require_flag(_SYSTEM)
   chosen = systems.names() if name == 'all' else [name]
   workdir = _WORKDIR.value or tempfile.mkdtemp(prefix='jaxlab-')
-  held = [
-      systems.load(system).reproduce.main(_SEED.value, f'{workdir}/{system}', _ABLATE.value)
-      for system in chosen
-  ]
+  held = [run(system, f'{workdir}/{system}') for system in chosen]
   sys.exit(0 if all(held) else 1)
 
 

@@ -16,7 +16,14 @@ os.environ.setdefault('TFDS_DATA_DIR', os.path.join(tempfile.gettempdir(), 'jaxl
 import jax  # noqa: E402  (the flags above are read when it starts)
 import pytest  # noqa: E402
 
+LONGEST = ('composition', 'faults', 'simulation', 'round', 'golden', 'launch', 'loop',
+           'multiprocess')
 ALLOWED_SKIPS = pathlib.Path(__file__).with_name('allowed_skips.txt')
+
+
+def pytest_collection_modifyitems(items):
+  """Puts the long test files first, so that no worker is left alone with one at the end."""
+  items.sort(key=lambda item: item.path.stem.removesuffix('_test') not in LONGEST)
 
 
 def pytest_sessionfinish(session):

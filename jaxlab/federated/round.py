@@ -134,15 +134,17 @@ def federated_round(state, cohort, table, key, *, algorithm, aggregator, clients
         aggregate_key)
 
   present = (weights > 0).astype(weights.dtype)
-  total, participants, rejected = parallel.psum(
-      (weights.sum(), present.sum(), (rejected & (cohort.ids >= 0)).sum()), axis)
+  rejected = (rejected & (cohort.ids >= 0)).sum(dtype=weights.dtype)
+  total, participants, rejected = parallel.psum((weights.sum(), present.sum(), rejected), axis)
   server = algorithm.server(state.server, aux, aggregate, participants, server_key)
   everyone = parallel.all_gather((cohort.ids, states), axis)
   clients = jax.tree.map(lambda table, rows: table.at[everyone[0]].set(rows), state.clients,
                          everyone[1])
   new = RoundState(server, clients, aggregator_state)
   good = (total > 0) & all_finite(new)
-  spread = distribution(parallel.all_gather((metrics, present), axis), participants)
+  # In one array, because on small models a collective costs more than what it carries.
+  gathered = parallel.all_gather(jnp.stack([present, *metrics.values()], axis=1), axis)
+  spread = distribution((dict(zip(metrics, gathered.T[1:])), gathered[:, 0]), participants)
   return tree_where(good, new, state), {
       **spread, **info, 'participants': participants, 'rejected': rejected, 'refused': ~good}
 

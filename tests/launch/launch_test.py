@@ -289,6 +289,7 @@ class BadInputTest(LaunchTest):
       ('reproduce', ['--system=fedlar'], "unknown system 'fedlar'; did you mean 'fedlalr'?"),
       ('reproduce', [], '--system: missing'),
       ('reproduce', ['--system=fedlalr', '--seed=-1'], 'seed'),
+      ('reproduce', ['--system=fedlalr', '--data_dir=real'], '--data_dir: expected no folder'),
   )
   def test_one_line_and_status_2(self, verb, arguments, message):
     (self.folder / 'file').write_text('')
