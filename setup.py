@@ -4,8 +4,14 @@ import pathlib
 import setuptools
 
 PRIVACY = ['dp-accounting>=0.5']
-TEXT = ['safetensors>=0.4']
-TEST = [*PRIVACY, *TEXT, 'pytest>=8', 'pytest-xdist', 'pytest-cov', 'hypothesis', 'starlark-pyo3']
+TEXT = ['safetensors>=0.5', 'tokenizers>=0.21', 'jinja2>=3.1']
+SECURE = ['cryptography>=42', 'msgpack>=1']
+# The lower bounds of two are pre-releases: the first that work with web3 8.
+AGATHA = ['web3>=8.0.0', 'eth-tester>=0.14.0b1', 'py-evm>=0.12.1b1', 'pycryptodome>=3.20']
+TEST = [
+    *PRIVACY, *TEXT, *SECURE, *AGATHA, 'pytest>=8', 'pytest-xdist', 'pytest-cov', 'hypothesis',
+    'starlark-pyo3'
+]
 
 setuptools.setup(
     name='jaxlab',
@@ -16,7 +22,7 @@ setuptools.setup(
     license='Apache-2.0',
     python_requires='>=3.11',
     packages=setuptools.find_packages(include=['jaxlab', 'jaxlab.*']),
-    package_data={'jaxlab.systems': ['*/README.md']},
+    package_data={'jaxlab.systems': ['*/README.md', 'agatha/contract/*']},
     install_requires=[
         'jax>=0.10',
         'flax>=0.12',
@@ -35,5 +41,6 @@ setuptools.setup(
         'matplotlib>=3.9',
         'tensorboard>=2.18',
     ],
-    extras_require={'privacy': PRIVACY, 'text': TEXT, 'test': TEST},
+    extras_require={'privacy': PRIVACY, 'text': TEXT, 'secure': SECURE, 'agatha': AGATHA,
+                    'test': TEST},
 )

@@ -4,6 +4,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+
+from jaxlab import parallel
 
 
 class Loss(NamedTuple):
@@ -35,12 +38,35 @@ class Task:
       {metric: float}.
     dataset: split ('train', 'test', ...) -> grain.MapDataset of examples (mappings of fixed-shape
       arrays).
+    act: (variables, batch, key) -> batch, inside the training step and outside the gradient: what
+      is drawn or scored once (rollouts, noise) and kept by a second gradient and by microbatches.
+      The key is the same on all devices: draw with `row_keys`. None where there is nothing to do.
+    rows: batch -> {path of a table's parameter 'a/b/embedding': integer ids of any static shape},
+      the rows of the tables [V, ...] that the loss looks up in this batch; ids out of 0..V-1 name
+      none. Training then gathers, differentiates and updates these alone (`train.rows`), and the
+      loss may do nothing with such a parameter but `table[ids]`. None updates whole tables.
   """
   init: Callable[[jax.Array], Mapping[str, Any]]
   loss: Callable[[Mapping[str, Any], Mapping[str, jax.Array], jax.Array], Loss]
   predict: Callable[[Mapping[str, Any], Mapping[str, jax.Array], jax.Array], Any]
   evaluate: Callable[[Any], dict[str, float]]
   dataset: Callable[[str], Any]
+  act: Callable[[Mapping[str, Any], Mapping[str, jax.Array], jax.Array], Any] | None = None
+  rows: Callable[[Mapping[str, jax.Array]], Mapping[str, jax.Array]] | None = None
+
+
+def row_keys(key, rows, axis=parallel.BATCH):
+  """Keys [rows] of this device's rows, by their number in the whole batch of all devices.
+
+  What is drawn with them does not depend on how many devices there are.
+
+  Args:
+    key: PRNG key, the same on all devices.
+    rows: B, rows of this device; row i of device d has the number d * B + i.
+    axis: name of the device axis.
+  """
+  numbers = parallel.axis_index(axis) * rows + jnp.arange(rows)
+  return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, numbers)
 
 
 def split_variables(variables):

@@ -1,10 +1,11 @@
 """Measures the central claims of a paper at small scale and prints: claim, paper's figure, measured
 here, status.
 
-  python -m launch.reproduce --system=fedlalr [--seed=7] [--workdir=DIR] [--data_dir=DIR] [--ablate]
+  python -m launch.reproduce --system=fedlalr [--seed=7] [--workdir=DIR] [--ablate]
+      [--real_data=DIR]
 
 --ablate takes the paper's ingredient away; the claims must then not hold. The exit status is 1 if a
-claim does not hold. --data_dir names a folder of real data for the systems that can use one; the
+claim does not hold. --real_data names a folder of real files for the systems that can use one; the
 README of the system says which files.
 """
 import inspect
@@ -20,19 +21,18 @@ _SEED = flags.DEFINE_integer('seed', 0, 'Seed of the experiments.', lower_bound=
 _ABLATE = flags.DEFINE_bool('ablate', False, 'Take the paper\'s ingredient away.')
 _WORKDIR = flags.DEFINE_string(
     'workdir', None, 'Folder for results.json and the figure (default: a temporary one).')
-
-
-_DATA_DIR = flags.DEFINE_string('data_dir', None, 'Folder of real data, where a system takes one.')
+_REAL_DATA = flags.DEFINE_string('real_data', None,
+                                 'Folder of real files, where a system takes one.')
 
 
 def run(system, workdir):
   """Runs one system's experiments; True unless a claim does not hold."""
   reproduce = systems.load(system).reproduce.main
   options = {}
-  if _DATA_DIR.value is not None:
-    config.require('data_dir' in inspect.signature(reproduce).parameters, '--data_dir',
-                   f'no folder: {system} makes or bundles its data', _DATA_DIR.value)
-    options['data_dir'] = _DATA_DIR.value
+  if _REAL_DATA.value is not None:
+    config.require('data_dir' in inspect.signature(reproduce).parameters, '--real_data',
+                   f'no folder: {system} makes or bundles its data', _REAL_DATA.value)
+    options['data_dir'] = _REAL_DATA.value
   return reproduce(_SEED.value, workdir, _ABLATE.value, **options)
 
 

@@ -22,7 +22,11 @@ SERVER_RATE, LOCAL_RATE = {'server_learning_rate': 0.03}, {'learning_rate': 0.01
 ALGORITHM_ARGUMENTS = {
     **{name: SERVER_RATE for name in ('fedadam', 'fedadagrad', 'fedams', 'fedsgd', 'fedyogi')},
     **{name: LOCAL_RATE for name in ('fedlada', 'scaffold', 'feddyn', 'mime', 'mimelite')}}
-AGGREGATOR_ARGUMENTS = {'clipped_gaussian': {'clip_norm': 1.0, 'noise_multiplier': 0.1}}
+AGGREGATOR_ARGUMENTS = {
+    'clipped_gaussian': {'clip_norm': 1.0, 'noise_multiplier': 0.1},
+    'trimmed_mean': {'beta': 1}, 'centered_clip': {'tau': 1.0}, 'fltrust': {'root_examples': 8},
+    **{name: {'num_malicious': 0} for name in ('krum', 'multi_krum', 'bulyan', 'dnc')},
+    'truncated': {'alpha': 0.2, 'alpha_star': 0.5, 'rule': {'name': 'mean'}}}
 OWN_OPTIMIZERS = {
     'fedlalr': {'name': 'fedlalr', 'learning_rate': 0.01},
     'scale_by_adasam': {'name': 'scale_by_adasam'}
@@ -77,7 +81,7 @@ class CompositionTest(parameterized.TestCase):
   @parameterized.parameters(*FEDERATED)
   def test_federated(self, task, algorithm, optimizer, accumulate, aggregator):
     config = {**TASKS[task], 'seed': 0, 'federated': {
-        'num_clients': 4, 'cohort_size': 3, 'rounds': 2, 'batch_size': 8, 'accumulate': accumulate,
+        'num_clients': 5, 'cohort_size': 4, 'rounds': 2, 'batch_size': 8, 'accumulate': accumulate,
         'eval_splits': (),
         'partition': {'name': 'iid'}, 'aggregator': {
                 'name': aggregator, **AGGREGATOR_ARGUMENTS.get(aggregator, {})},

@@ -19,7 +19,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def start(process, port, folder):
-  environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'XLA_FLAGS': '--xla_backend_optimization_level=0'}
+  environment = {**os.environ, 'PYTHONPATH': str(ROOT),
+                 'XLA_FLAGS': '--xla_backend_optimization_level=0'}
   return subprocess.Popen(
       [sys.executable, '-m', 'tests.two_processes',
        str(process), str(port), folder], cwd=ROOT, env=environment, stdout=subprocess.PIPE,

@@ -19,9 +19,15 @@ from jaxlab import config as config_lib
 from jaxlab.config import ConfigError
 
 BUILDERS = {
+    'adressa': 'jaxlab.data.adressa:Adressa',
+    'adressa_news': 'jaxlab.data.adressa:AdressaNews',
     'cifar': 'jaxlab.data.cifar:Cifar',
     'digits': 'jaxlab.data.digits:Digits',
     'femnist': 'jaxlab.data.leaf:Femnist',
+    'glue': 'jaxlab.data.glue:Glue',
+    'mind': 'jaxlab.data.mind:Mind',
+    'mind_entities': 'jaxlab.data.mind:MindEntities',
+    'mind_news': 'jaxlab.data.mind:MindNews',
     'shakespeare': 'jaxlab.data.leaf:Shakespeare',
 }
 

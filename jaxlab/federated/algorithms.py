@@ -188,6 +188,8 @@ ALGORITHMS = {
     'fedavgm': fedavgm, 'feddyn': feddyn, 'fedlada': fedlada, 'fedlalr': fedlalr,
     'fedprox': fedprox, 'fedsgd': fedsgd, 'fedyogi': fedyogi, 'mime': mime, 'mimelite': mimelite,
     'scaffold': scaffold}
+# Algorithms whose message is more than an update of the model.
+MESSAGES_OF_PARTS = ('fedlada', 'fedlalr', 'mime', 'mimelite', 'scaffold')
 # Algorithms that know the state of their client optimizer, or whose identities hold for it alone.
 CLIENT_OPTIMIZERS = {'fedlalr': 'fedlalr', 'fedlada': 'scale_by_adasam'}
 

@@ -6,7 +6,10 @@ import jax.numpy as jnp
 
 from jaxlab import parallel
 from jaxlab.federated.client import CLIENT_AXES, ClientData
+from jaxlab.federated.types import Attack
 from jaxlab.train.step import all_finite, tree_where
+
+_ROOT = 2**31 - 1  # folded into a key where clients fold in their ids
 
 
 class Cohort(NamedTuple):
@@ -29,19 +32,22 @@ class RoundState(NamedTuple):
     server: the algorithm's server state, with a field `params`.
     clients: states of stateful clients [N + 1, ...], the last row for padding; () otherwise.
     aggregator: the aggregator's state.
+    attack: the attack's state.
   """
   server: Any
   clients: Any = ()
   aggregator: Any = ()
+  attack: Any = ()
 
   @classmethod
-  def start(cls, algorithm, aggregator, params, num_clients=0):
+  def start(cls, algorithm, aggregator, params, num_clients=0, attack=None):
     """The state before the first round; `num_clients` matters to stateful algorithms alone."""
     clients = ()
     if algorithm.init_client is not None:
       repeat = lambda x: jnp.repeat(x[None], num_clients + 1, axis=0)
       clients = jax.tree.map(repeat, algorithm.init_client(params))
-    return cls(algorithm.init(params), clients, aggregator.init(params))
+    return cls(algorithm.init(params), clients, aggregator.init(params),
+               attack.init(params) if attack else ())
 
 
 def run_clients(algorithm, payload, states, table, cohort, key):
@@ -84,8 +90,19 @@ def run_clients(algorithm, payload, states, table, cohort, key):
   return messages, weights, keep(weights > 0, new_states, states), metrics, ~good
 
 
+class Threat(NamedTuple):
+  """An attack and those who commit it.
+
+  Attributes:
+    attack: Attack.
+    malicious: bool [N + 1] by client id; the last is for padding, and False.
+  """
+  attack: Attack
+  malicious: jax.Array
+
+
 def federated_round(state, cohort, table, key, *, algorithm, aggregator, clients_per_vmap=1,
-                    axis=parallel.CLIENTS):
+                    threat=None, root=None, codec=None, axis=parallel.CLIENTS):
   """One round of a federated algorithm.
 
   Args:
@@ -96,6 +113,9 @@ def federated_round(state, cohort, table, key, *, algorithm, aggregator, clients
     algorithm: Algorithm.
     aggregator: Aggregator.
     clients_per_vmap: clients side by side; chunks of them are scanned.
+    threat: Threat, or None where all are honest.
+    root: int32 [S, B] rows of the server's own data, for an aggregator with `root_examples`.
+    codec: Codec of secure aggregation whose `aggregator` this is, or None.
     axis: name of the device axis.
 
   Returns:
@@ -109,11 +129,17 @@ def federated_round(state, cohort, table, key, *, algorithm, aggregator, clients
   chunks = jax.tree.map(lambda x: x.reshape((-1, clients_per_vmap) + x.shape[1:]), cohort)
   flat = lambda tree: jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]), tree)
 
+  invited = parallel.all_gather(cohort.ids, axis)
+
   def run(chunk):
     states = jax.tree.map(lambda x: x[chunk.ids], state.clients)  # -1, padding, is the last row
-    return run_clients(algorithm, payload, states, table, chunk, client_key)
+    messages, weights, *rest = run_clients(algorithm, payload, states, table, chunk, client_key)
+    if codec is not None and threat is None:
+      messages = codec.encode(messages, weights, chunk.ids, invited, aggregate_key)
+    return messages, weights, *rest
 
-  if aggregator.stream is not None:
+  attack_state, found = state.attack, {}
+  if aggregator.stream is not None and threat is None:
     stream = aggregator.stream
     shapes = jax.eval_shape(run, jax.tree.map(lambda x: x[0], chunks))[0]
     one = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape[1:], s.dtype), shapes)
@@ -129,9 +155,23 @@ def federated_round(state, cohort, table, key, *, algorithm, aggregator, clients
   else:
     _, results = jax.lax.scan(lambda carry, chunk: (carry, run(chunk)), None, chunks)
     messages, weights, states, metrics, rejected = flat(results)
+    ids, sent, claimed = in_order(parallel.all_gather((cohort.ids, messages, weights), axis))
+    malicious = None
+    if threat is not None:
+      attack_key, aggregate_key = jax.random.split(aggregate_key)
+      malicious = jnp.asarray(threat.malicious)[ids] & (claimed > 0)
+      sent, claimed, attack_state = threat.attack.apply(
+          attack_state, payload, sent, claimed, malicious, attack_key)
+      if codec is not None:
+        sent = codec.encode(sent, claimed, ids, ids, aggregate_key)
+    aggregator_state = state.aggregator
+    if aggregator.begin is not None:
+      trusted = root_message(algorithm, payload, root, table, state, client_key)
+      aggregator_state = aggregator.begin(aggregator_state, ids, trusted)
     aggregate, aggregator_state, info = aggregator.apply(
-        state.aggregator, parallel.all_gather(messages, axis), parallel.all_gather(weights, axis),
-        aggregate_key)
+        aggregator_state, sent, claimed, aggregate_key)
+    found = detection(info, claimed, malicious)
+    info = {name: value for name, value in info.items() if jnp.ndim(value) == 0}
 
   present = (weights > 0).astype(weights.dtype)
   rejected = (rejected & (cohort.ids >= 0)).sum(dtype=weights.dtype)
@@ -140,13 +180,62 @@ def federated_round(state, cohort, table, key, *, algorithm, aggregator, clients
   everyone = parallel.all_gather((cohort.ids, states), axis)
   clients = jax.tree.map(lambda table, rows: table.at[everyone[0]].set(rows), state.clients,
                          everyone[1])
-  new = RoundState(server, clients, aggregator_state)
+  new = RoundState(server, clients, aggregator_state, attack_state)
   good = (total > 0) & all_finite(new)
   # In one array, because on small models a collective costs more than what it carries.
   gathered = parallel.all_gather(jnp.stack([present, *metrics.values()], axis=1), axis)
   spread = distribution((dict(zip(metrics, gathered.T[1:])), gathered[:, 0]), participants)
   return tree_where(good, new, state), {
-      **spread, **info, 'participants': participants, 'rejected': rejected, 'refused': ~good}
+      **spread, **info, **found, 'participants': participants, 'rejected': rejected,
+      'refused': ~good}
+
+
+def in_order(gathered):
+  """(ids, messages, weights) of all devices in the order of the ids, so that no result depends on
+  how clients were dealt to devices; padding comes last."""
+  ids = gathered[0]
+  order = jnp.argsort(jnp.where(ids < 0, jnp.iinfo(ids.dtype).max, ids), stable=True)
+  return jax.tree.map(lambda x: x[order], gathered)
+
+
+def root_message(algorithm, payload, root, table, state, key):
+  """What the server's own client sends, whose rows are `root` [S, B]; None without them."""
+  if root is None:
+    return None
+  own = jax.tree.map(lambda x: x[-1], state.clients)
+  data = ClientData(table, jnp.asarray(root), jnp.asarray(len(root), jnp.int32))
+  return algorithm.client(payload, own, data, jax.random.fold_in(key, _ROOT))[0]
+
+
+def detection(info, claimed, malicious):
+  """How well an aggregator told the malicious from the others.
+
+  Args:
+    info: of the aggregator; without 'keep' there is nothing to tell.
+    claimed: weights [C] that the clients claim.
+    malicious: bool [C], or None where nobody attacks.
+
+  Returns:
+    {'m_true', 'm_hat' (number dropped), 'recall' (share of the malicious that were dropped, 1 where
+    there are none), 'false_positive_rate' (share of the honest that were dropped),
+    'kept_weight_share'}, as far as they are defined.
+  """
+  # A claim that is not finite, or negative, is there to be dropped.
+  there = ~(claimed == 0)
+  count = lambda mask: mask.sum(dtype=jnp.float32)
+  share = lambda part, whole, empty: jnp.where(whole > 0, part / jnp.maximum(whole, 1e-30), empty)
+  result = {} if malicious is None else {'m_true': count(malicious)}
+  if 'keep' not in info:
+    return result
+  keep = info['keep']
+  valid = jnp.where(jnp.isfinite(claimed) & (claimed > 0), claimed, 0)
+  result['m_hat'] = count(there & ~keep)
+  result['kept_weight_share'] = share(jnp.where(keep, valid, 0).sum(), valid.sum(), 1.0)
+  if malicious is not None:
+    honest = there & ~malicious
+    result['recall'] = share(count(malicious & ~keep), count(malicious), 1.0)
+    result['false_positive_rate'] = share(count(honest & ~keep), count(honest), 0.0)
+  return result
 
 
 def distribution(metrics_and_present, participants):

@@ -11,10 +11,10 @@ import numpy as np
 from jaxlab import config as config_lib
 from jaxlab import parallel
 from jaxlab.data import partition, pipeline
-from jaxlab.federated import aggregators, algorithms, staging
+from jaxlab.federated import aggregators, algorithms, attacks, secure_aggregation, staging
 from jaxlab.federated import clients as clients_lib
 from jaxlab.federated.client import ClientData
-from jaxlab.federated.round import Cohort, RoundState, federated_round
+from jaxlab.federated.round import Cohort, RoundState, Threat, federated_round
 from jaxlab.federated.types import tree_bytes
 from jaxlab.task import split_variables
 from jaxlab.train.checkpoints import fingerprint
@@ -22,6 +22,8 @@ from jaxlab.train.evaluation import Evaluator
 from jaxlab.train.run import Run, check_bad_steps, check_hooks
 from jaxlab.train.step import task_gradient
 from jaxlab.train.telemetry import compile_program
+
+_ROOT_ROWS = 5  # a stream of randomness, beside those of clients and attacks
 
 
 class FederatedState(NamedTuple):
@@ -32,6 +34,7 @@ class FederatedState(NamedTuple):
     server: the algorithm's server state, with a field `params`.
     clients: states of stateful clients, see `RoundState`.
     aggregator: the aggregator's state.
+    attack: the attack's state.
     key: the run's PRNG key; round keys are folded from it and never stored.
     contacts: int32, client participations so far, for the byte count.
     bad_rounds: int32, refused rounds in a row.
@@ -41,6 +44,7 @@ class FederatedState(NamedTuple):
   server: Any
   clients: Any
   aggregator: Any
+  attack: Any
   key: jax.Array
   contacts: jax.Array
   bad_rounds: jax.Array
@@ -79,6 +83,10 @@ class FederatedConfig:
     client_optimizer: config for `optim.make_optimizer`; none for an algorithm with a rule of its
       own (scaffold, feddyn, mime, mimelite, fedsgd).
     aggregator: {name, ...} for `aggregators.make_aggregator`.
+    attack: {name, ...} for `attacks.make_attack`; empty where all clients are honest. Who is
+      malicious is fixed by the seed.
+    secure: keyword arguments of `secure_aggregation.secure_mean`, under which the server sees sums
+      alone; empty for none.
     batch_size: examples of a local step.
     epochs: local passes a round.
     local_steps: if positive, exactly so many local steps a round instead.
@@ -104,6 +112,8 @@ class FederatedConfig:
   algorithm: Mapping
   client_optimizer: Mapping = dataclasses.field(default_factory=dict)
   aggregator: Mapping = dataclasses.field(default_factory=lambda: {'name': 'mean'})
+  attack: Mapping = dataclasses.field(default_factory=dict)
+  secure: Mapping = dataclasses.field(default_factory=dict)
   batch_size: int = 16
   epochs: int = 1
   local_steps: int = 0
@@ -136,7 +146,55 @@ class FederatedConfig:
           getattr(self, name) % self.rounds_per_call == 0, f'federated.{name}',
           f'a multiple of rounds_per_call={self.rounds_per_call}', getattr(self, name))
     partition.check(self.partition, 'federated.partition')
-    aggregators.make_aggregator(self.aggregator, self.make_algorithm(None))
+    self._check_aggregation()
+
+  def _check_aggregation(self):
+    aggregator = self.make_aggregator(self.make_algorithm(None))
+    config_lib.require(
+        self.cohort_size >= aggregator.minimum, 'federated.cohort_size',
+        f'at least {aggregator.minimum} under the aggregator {self.aggregator["name"]}',
+        self.cohort_size)
+    config_lib.require(not (aggregator.root_examples and self.stage), 'federated.stage',
+                       f'False under the aggregator {self.aggregator["name"]}, whose root data '
+                       'stay on the device', self.stage)
+    name, in_parts = self.algorithm['name'], algorithms.MESSAGES_OF_PARTS
+    rules = [self.aggregator['name'], self.aggregator.get('rule', {}).get('name')]
+    config_lib.require(
+        name not in in_parts or not set(rules) & set(aggregators.MODEL_SHAPED),
+        'federated.aggregator.name',
+        f'one without a state under {name}, whose message is more than an update of the model',
+        self.aggregator['name'])
+    if not attacks.make_attack(self.attack):
+      return
+    config_lib.require(
+        name not in in_parts or self.attack['name'] in attacks.HONEST_MESSAGES,
+        'federated.attack.name',
+        f'one of {", ".join(attacks.HONEST_MESSAGES)} under {name}, whose message is more than an '
+        'update of the model', self.attack['name'])
+    config_lib.require(
+        self.attack['name'] != 'model_replacement' or name in ('fedavg', 'fedprox'),
+        'federated.algorithm.name', 'fedavg or fedprox under the attack model_replacement', name)
+
+  def make_aggregator(self, algorithm):
+    """The aggregator of an algorithm."""
+    codec = self.make_codec(algorithm)
+    if codec is not None:
+      return codec.aggregator
+    return aggregators.make_aggregator(self.aggregator, algorithm, self.num_clients)
+
+  def make_codec(self, algorithm):
+    """The Codec of secure aggregation; None without it."""
+    if not self.secure:
+      return None
+    return secure_aggregation.make_codec(self.secure, self.aggregator, algorithm, self.num_clients,
+                                         self.cohort_size)
+
+  def make_threat(self, seed):
+    """The Threat of the attack; None where all clients are honest."""
+    attack = attacks.make_attack(self.attack)
+    if attack is None:
+      return None
+    return Threat(attack, attacks.malicious_clients(self.attack, self.num_clients, seed))
 
   def make_algorithm(self, gradient):
     """The algorithm over this gradient function."""
@@ -159,9 +217,27 @@ def federated_config(config):
 def make_clients(task, settings, seed):
   """Deals the training rows to the clients; raises ConfigError if that cannot be done."""
   labels = pipeline.column(task.dataset('train'), settings.partition_by, 'federated.partition_by')
-  return clients_lib.Clients.from_parts(
-      partition.make_partition(settings.partition, labels, settings.num_clients, seed,
-                               users=labels))
+  parts = partition.make_partition(settings.partition, labels, settings.num_clients, seed,
+                                   users=labels)
+  held = root_rows(len(labels), settings, seed)
+  return clients_lib.Clients.from_parts([part[~np.isin(part, held)] for part in parts])
+
+
+def root_rows(num_rows, settings, seed):
+  """Training rows that the server holds back for an aggregator with a root: [root_examples]."""
+  count = settings.make_aggregator(settings.make_algorithm(None)).root_examples
+  config_lib.require(count < num_rows, 'federated.aggregator.root_examples',
+                     f'less than the {num_rows} training examples', count)
+  return np.random.default_rng([seed, _ROOT_ROWS]).choice(num_rows, count, replace=False)
+
+
+def _poisoned(dataset, clients, threat, seed):
+  """The training data as the clients see it."""
+  if threat is None or threat.attack.poison is None:
+    return dataset
+  rows = np.concatenate([clients.of(c) for c in np.flatnonzero(threat.malicious)] or [[]])
+  return pipeline.from_arrays(attacks.poisoned(
+      pipeline.columns(dataset), threat.attack, rows.astype(int), seed))
 
 
 def simulate(task, config, *, workdir=None, state=None, hooks=(), devices=None,
@@ -193,6 +269,9 @@ def simulate(task, config, *, workdir=None, state=None, hooks=(), devices=None,
   shapes = jax.eval_shape(build)
   parallel.check_fits(shapes[0], 'config.model')
   clients = make_clients(task, settings, seed)
+  algorithm = settings.make_algorithm(None)
+  secure_aggregation.check_weights(
+      settings.make_codec(algorithm), algorithm.weighting, clients.sizes)
 
   with Run(config, workdir, unit='round', total=settings.rounds, keep=settings.keep,
            profile_steps=profile_steps) as run:
@@ -218,29 +297,32 @@ def _initial_state(task, settings, seed, hooks):
   config_lib.require(not running, 'federated', 'a task without running collections',
                      sorted(running))
   algorithm = settings.make_algorithm(None)
-  aggregator = aggregators.make_aggregator(settings.aggregator, algorithm)
+  aggregator = settings.make_aggregator(algorithm)
   zero = jnp.zeros((), jnp.int32)
-  start = RoundState.start(algorithm, aggregator, params, settings.num_clients)
+  threat = settings.make_threat(seed)
+  start = RoundState.start(algorithm, aggregator, params, settings.num_clients,
+                           threat.attack if threat else None)
   state = FederatedState(**start._asdict(), round=zero, key=key, contacts=zero, bad_rounds=zero,
                          hooks={hook.name: hook.init(params) for hook in hooks})
   return state, constants
 
 
-def run_rounds(state, cohorts, table, constants, *, task, settings, clients_per_vmap,
-               axis=parallel.CLIENTS):
+def run_rounds(state, cohorts, table, constants, *, task, settings, clients_per_vmap, threat=None,
+               root=None, axis=parallel.CLIENTS):
   """Scans rounds over cohorts [R, M, ...]; a pure function of one device.
 
   Returns:
     (FederatedState, {metric: [R]}).
   """
   algorithm = settings.make_algorithm(task_gradient(task, constants, settings.accumulate))
-  aggregator = aggregators.make_aggregator(settings.aggregator, algorithm)
+  aggregator = settings.make_aggregator(algorithm)
 
   def one(state, cohort):
     new, metrics = federated_round(
-        RoundState(state.server, state.clients, state.aggregator), cohort, table,
+        RoundState(state.server, state.clients, state.aggregator, state.attack), cohort, table,
         jax.random.fold_in(state.key, state.round), algorithm=algorithm, aggregator=aggregator,
-        clients_per_vmap=clients_per_vmap, axis=axis)
+        clients_per_vmap=clients_per_vmap, threat=threat, root=root,
+        codec=settings.make_codec(algorithm), axis=axis)
     contacts = parallel.psum((cohort.weights > 0).sum(dtype=jnp.int32), axis)
     state = state._replace(
         **new._asdict(), round=state.round + 1, contacts=state.contacts + contacts,
@@ -269,12 +351,17 @@ def _run_rounds(run, task, settings, seed, state, clients, constants, hooks, eva
   mine = [i for i, d in enumerate(everywhere) if d.process_index == jax.process_index()]
   chunk = settings.clients_per_vmap or (1 if jax.default_backend() == 'cpu' else 32)
   chunk = min(chunk, -(-settings.cohort_size // len(everywhere)))
+  threat = settings.make_threat(seed)
+  dataset = _poisoned(task.dataset('train'), clients, threat, seed)
+  held = root_rows(len(dataset), settings, seed)
+  root = clients_lib.local_batches(held, settings.work, seed, 0, settings.num_clients)
+  root = root if len(held) else None
   program = jax.pmap(
-      functools.partial(run_rounds, task=task, settings=settings, clients_per_vmap=chunk),
+      functools.partial(run_rounds, task=task, settings=settings, clients_per_vmap=chunk,
+                        threat=threat, root=root),
       axis_name=parallel.CLIENTS, in_axes=(None, 0, 0 if settings.stage else None, None),
       out_axes=(None, None), donate_argnums=0, devices=devices)
   algorithm = settings.make_algorithm(task_gradient(task, constants, settings.accumulate))
-  dataset = task.dataset('train')
   some_rows = pipeline.take(dataset, np.zeros(1, np.int32))
   bytes_down, bytes_up = round_bytes(algorithm, state.params, some_rows, settings.batch_size)
   source = staging.CallSource(

@@ -30,10 +30,39 @@ class Aggregator(NamedTuple):
       weight 0 does not exist.
     stream: the same as running sums, for mean-like aggregators; None for those that must see the
       stack.
+    minimum: clients without which `apply` is not defined.
+    begin: (state, ids [C] of the stacked clients, message of the root or None) -> state, called
+      before `apply` by those that remember each client or trust a root; None for the others.
+    root_examples: training examples that the server holds back as a client of its own, whose
+      message is the root; 0 for none.
+
+  `info` holds scalars, which become metrics of the round, and arrays; 'keep' bool [C] says who is
+  in the aggregate, where that is a matter of yes or no.
   """
   init: Callable[[Any], Any]
   apply: Callable[..., tuple[Any, Any, dict]]
   stream: Stream | None = None
+  minimum: int = 1
+  begin: Callable[..., Any] | None = None
+  root_examples: int = 0
+
+
+class Attack(NamedTuple):
+  """What the malicious clients do.
+
+  Attributes:
+    init: params -> state.
+    apply: (state, payload, messages [C, ...], weights [C], malicious bool [C], key) ->
+      (messages, weights, state). `messages` are what all would send honestly; a liar may change its
+      weight too. Without a malicious client it is the identity.
+    poison: (labels [m] of the malicious clients' rows, numpy Generator) -> labels, for attacks on
+      the data; None for the others.
+    column: the column of the data that `poison` is given.
+  """
+  init: Callable[[Any], Any]
+  apply: Callable[..., tuple[Any, Any, Any]]
+  poison: Callable[..., np.ndarray] | None = None
+  column: str = 'label'
 
 
 class Algorithm(NamedTuple):

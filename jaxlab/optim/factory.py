@@ -30,6 +30,7 @@ OPTIMIZERS = {
 # The arguments of `sam`, with their defaults, that describe a perturbation.
 ASCENT = {name: inspect.signature(sam).parameters[name].default
           for name in ('rho', 'norm_guard', 'perturb')}
+OUTER_KEYS = ('groups', 'clip_norm', 'ema_decay')  # what only the outermost mapping may have
 
 
 def _is_mapping(value):
@@ -49,12 +50,18 @@ def _schedule(value, where):
   return call(make, {**value, **parts}, where)
 
 
-def _checked(config, where):
-  """The function that `config` names, and the other keys with their schedules built."""
+def _named(config, where):
+  """The function that `config` names, and the keys that may describe it."""
   require('name' in config, f'{where}.name', 'the name of an optimizer', None)
   function = choose(config['name'], OPTIMIZERS, f'{where}.name')
   keys = ('base', *ASCENT) if function is sam else inspect.signature(function).parameters
-  check_keys(config, ('name', *keys), where)
+  return function, ('name', *keys)
+
+
+def _checked(config, where):
+  """The function that `config` names, and the other keys with their schedules built."""
+  function, keys = _named(config, where)
+  check_keys(config, keys, where)
   arguments = {key: config[key] for key in config if key != 'name'}
   for key in arguments.keys() & RANGES.keys():
     arguments[key] = _schedule(arguments[key], f'{where}.{key}')
@@ -184,7 +191,8 @@ def make_optimizer(config, where='optimizer'):
       or to several.
   """
   require(_is_mapping(config), where, 'a mapping that describes an optimizer', config)
-  shared = {key: config[key] for key in config if key not in ('groups', 'clip_norm', 'ema_decay')}
+  check_keys(config, (*_named(config, where)[1], *OUTER_KEYS), where)
+  shared = {key: config[key] for key in config if key not in OUTER_KEYS}
   groups, clip_norm = config.get('groups'), config.get('clip_norm')
   check_range('ema_decay', config.get('ema_decay'), f'{where}.ema_decay')
   check_range('clip_norm', clip_norm, f'{where}.clip_norm')

@@ -37,9 +37,17 @@ def task_module(config):
 def check(config):
   """Checks every part of an experiment config that can be checked without its data.
 
+  A config with a `system` in place of a `task` is of a verb of that system's own, and its to check.
+
   Raises:
     ConfigError: the first unknown key, wrong type or impossible value, by its dotted name.
   """
+  if 'system' in config:
+    module = load(config['system'])
+    config_lib.require(hasattr(module, 'check_verb'), 'config.system',
+                       'a system with a verb of its own', config['system'])
+    module.check_verb(config)
+    return
   if 'task' not in config:
     raise config_lib.ConfigError('config.task: missing')
   module = task_module(config)

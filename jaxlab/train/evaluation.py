@@ -47,9 +47,9 @@ class Evaluator:
     Args:
       state: has fields `params`, `running` and `key`.
       constants: the Flax collection, or {}.
-      split: name for `task.dataset`.
+      split: name for `task.dataset`, or a grain.MapDataset of examples.
     """
-    dataset = self._task.dataset(split)
+    dataset = self._task.dataset(split) if isinstance(split, str) else split
     key = jax.random.fold_in(state.key, state.step)
     batches = pipeline.eval_batches(dataset, batch_size=self._rows * jax.process_count(),
                                     process_index=jax.process_index(),
@@ -89,7 +89,7 @@ def evaluate_workdir(task, config, workdir, split):
 
 
 def predict_workdir(task, config, workdir, split):
-  """The outputs of the newest checkpoint for a split, in its order.
+  """The outputs of the newest checkpoint for a split or a data set, in its order.
 
   Returns:
     {name: array [N, ...]} with the leaves of the outputs by their paths, 'output' for a bare array.

@@ -66,6 +66,32 @@ def compare(lines, path, *, xlabel, ylabel, title='', target=None):
   _write(pyplot, figure, path)
 
 
+def heat_map(values, rows, columns, path, *, title=''):
+  """A grid of numbers as colours, each with its number.
+
+  Args:
+    values: [R, C]; NaN cells stay empty.
+    rows: R labels.
+    columns: C labels.
+    path: PNG file to write; its folder is made.
+    title: title of the panel.
+  """
+  values = np.asarray(values, float)
+  pyplot = _pyplot()
+  figure, axis = pyplot.subplots(figsize=(2.5 + 0.75 * len(columns), 2 + 0.4 * len(rows)))
+  image = axis.imshow(values, aspect='auto', cmap='viridis')
+  middle = (np.nanmin(values) + np.nanmax(values)) / 2
+  for (i, j), value in np.ndenumerate(values):
+    if np.isfinite(value):
+      axis.text(j, i, f'{value:.3f}', ha='center', va='center', fontsize=7,
+                color='black' if value > middle else 'white')
+  axis.set_xticks(range(len(columns)), columns, rotation=40, ha='right', fontsize=8)
+  axis.set_yticks(range(len(rows)), rows, fontsize=8)
+  axis.set_title(title)
+  figure.colorbar(image)
+  _write(pyplot, figure, path)
+
+
 def _write(pyplot, figure, path):
   path.parent.mkdir(parents=True, exist_ok=True)
   figure.tight_layout()

@@ -1,4 +1,6 @@
 """One training step: global gradient, update, metrics. The same on one or many devices."""
+import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -7,6 +9,9 @@ import optax
 
 from jaxlab import parallel
 from jaxlab.task import join_variables
+from jaxlab.train import rows as rows_lib
+
+_ACT = 2**31 - 1  # folded into a key where devices and microbatches fold in their small numbers
 
 
 class TrainState(NamedTuple):
@@ -109,16 +114,35 @@ def summed_gradient(loss, params, running, batch, key, accumulate=1):
   return jax.lax.scan(body, start, (rows, jnp.arange(accumulate)))[0]
 
 
-def task_gradient(task, constants=None, accumulate=1):
-  """The gradient of a Task as a function of (params, batch, key), off the device axis.
+@dataclasses.dataclass(frozen=True, eq=False)
+class TaskGradient:
+  """The gradient of a Task off the device axis: (params, batch, key) -> (gradient, sums).
 
-  It returns (gradient of the weighted mean loss, {metric: (sum, weight)}).
+  Calling it acts and differentiates. Who takes several gradients of one batch acts once.
+
+  Attributes:
+    act: (params, batch, key) -> the batch that `given` wants; the Task's `act`.
+    given: (params, acted batch, key) -> (gradient of the weighted mean loss, {metric: (sum,
+      weight)}).
+  """
+  act: Callable[[Any, Any, jax.Array], Any]
+  given: Callable[[Any, Any, jax.Array], tuple[Any, Any]]
+
+  def __call__(self, params, batch, key):
+    return self.given(params, self.act(params, batch, key), key)
+
+
+def task_gradient(task, constants=None, accumulate=1):
+  """The `TaskGradient` of a Task without running state.
 
   Args:
     task: Task without running state.
     constants: the Flax collection 'constants', or None.
     accumulate: microbatches of a batch.
   """
+  def act(params, batch, key):
+    return _act(task, join_variables(params, {}, constants), batch, key)
+
   def loss(params, running, batch, key):
     return task.loss(join_variables(params, running, constants), batch, key)
 
@@ -127,7 +151,12 @@ def task_gradient(task, constants=None, accumulate=1):
     scale = 1 / _positive(sums['loss'][1])
     return jax.tree.map(lambda g: g * scale.astype(g.dtype), total), sums
 
-  return gradient
+  return TaskGradient(act, gradient)
+
+
+def _act(task, variables, batch, key):
+  """The batch after the Task's `act`, if it has one."""
+  return batch if task.act is None else task.act(variables, batch, jax.random.fold_in(key, _ACT))
 
 
 def train_step(state, constants, batch, *, task, optimizer, trainable, accumulate=1,
@@ -138,13 +167,14 @@ def train_step(state, constants, batch, *, task, optimizer, trainable, accumulat
   divided by the global sum of weights, so padding and the number of devices change nothing.
   `grad_fn` (params -> the same global gradient elsewhere) and `local_grads` (this device's share)
   are handed to every optimizer that wants them. A step whose gradient or update is not finite
-  changes nothing but the counters.
+  changes nothing but the counters. The Task's `act` runs once, before all of it; its `rows`, where
+  it has them, name all that the step touches of their tables.
 
   Args:
     state: TrainState.
     constants: the Flax collection 'constants', or {}.
     batch: mapping of this device's rows [B, ...], with B divisible by `accumulate`.
-    task: Task; only its `loss` is used.
+    task: Task; only its `loss`, `act` and `rows` are used.
     optimizer: GradientTransformation(ExtraArgs) over the trainable part of the parameters.
     trainable: pytree of bools shaped like `state.params`.
     accumulate: microbatches a step; exact, also for a second gradient.
@@ -154,12 +184,15 @@ def train_step(state, constants, batch, *, task, optimizer, trainable, accumulat
     (new state, {metric: float32 global mean}), with 'grad_norm', 'bad_steps' and 'skipped' among
     the metrics.
   """
-  key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), parallel.axis_index(axis))
+  step_key = jax.random.fold_in(state.key, state.step)
+  key = jax.random.fold_in(step_key, parallel.axis_index(axis))
+  batch = _act(task, join_variables(state.params, state.running, constants), batch, step_key)
   frozen = select(state.params, jax.tree.map(lambda keep: not keep, trainable))
+  touched = rows_lib.touched(task, batch, state.params, trainable, axis)
 
   def loss(params, running, rows, key):
-    return task.loss(
-        join_variables(merge(trainable, params, frozen), running, constants), rows, key)
+    params = touched.stand_in(merge(trainable, params, frozen))
+    return task.loss(join_variables(params, running, constants), rows, key)
 
   def local_and_global(params):
     gradient, sums, running = summed_gradient(loss, params, state.running, batch, key, accumulate)
@@ -168,17 +201,21 @@ def train_step(state, constants, batch, *, task, optimizer, trainable, accumulat
     divide = lambda tree: jax.tree.map(lambda g: g * scale.astype(g.dtype), tree)
     return divide(gradient), divide(total), sums, running
 
-  params = select(state.params, trainable)
+  optimizer = optax.with_extra_args_support(optimizer)
+  whole = select(state.params, trainable), state.opt_state
+  touched.check(optimizer, whole[0])
+  params, opt_state = touched.gather(whole)
   local, gradient, sums, running = local_and_global(params)
-  updates, opt_state = optax.with_extra_args_support(optimizer).update(
-      gradient, state.opt_state, params, grad_fn=lambda p: local_and_global(p)[1],
-      local_grads=local)
+  updates, new_opt_state = optimizer.update(
+      gradient, opt_state, params, grad_fn=lambda p: local_and_global(p)[1], local_grads=local)
   good = all_finite((gradient, updates, sums['loss']))
-  new = (merge(trainable, optax.apply_updates(params, updates), frozen), running, opt_state)
-  params, running, opt_state = tree_where(good, new, (state.params, state.running, state.opt_state))
+  new = (optax.apply_updates(params, updates), new_opt_state), running
+  changed, running = tree_where(good, new, ((params, opt_state), state.running))
+  params, opt_state = touched.scatter(whole, changed)
   state = state._replace(
-      step=state.step + 1, params=params, running=running, opt_state=opt_state,
-      bad_steps=jnp.where(good, 0, state.bad_steps + 1), skipped=state.skipped + ~good)
+      step=state.step + 1, params=merge(trainable, params, frozen), running=running,
+      opt_state=opt_state, bad_steps=jnp.where(good, 0, state.bad_steps + 1),
+      skipped=state.skipped + ~good)
   metrics = {name: value / _positive(weight) for name, (value, weight) in sums.items()}
   metrics.update(
       grad_norm=optax.tree.norm(gradient), bad_steps=state.bad_steps, skipped=state.skipped)

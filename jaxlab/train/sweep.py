@@ -149,6 +149,9 @@ def run_sweep(config, run_one, workdir):
   lines = {
       label(cell): (cell['runs'][0]['x'], [run['curve'] for run in cell['runs']]) for cell in chosen
   }
+  for arm, (rows, columns, values) in grids(results).items():
+    figures.heat_map(values, rows, columns, workdir / 'figures' / f'{arm}.png',
+                     title=f'{arm}: {settings.metric}')
   figures.compare(lines, workdir / 'figures' / 'sweep.png', xlabel='step or round',
                   ylabel=settings.metric, title='each arm at the best of its grid',
                   target=settings.target)
@@ -171,12 +174,45 @@ def best_cells(results):
 
 def label(cell):
   """'arm (key=value, ...)', keys by their last part."""
-  setting = ', '.join(f'{key.split(".")[-1]}={value}' for key, value in cell['setting'].items())
+  setting = ', '.join(
+      f'{key.split(".")[-1]}={spell(value)}' for key, value in cell['setting'].items())
   return f'{cell["arm"]} ({setting})' if setting else cell['arm']
 
 
+def spell(value):
+  """A value of a grid in few letters; a mapping by its name, with the rest in brackets.
+
+  >>> spell({'name': 'lie', 'z': 1.5, 'quantity': {'name': 'scale', 'factor': 10}})
+  'lie(z=1.5, quantity=scale(factor=10))'
+  """
+  if not isinstance(value, Mapping):
+    return str(value)
+  rest = ', '.join(f'{key}={spell(item)}' for key, item in value.items() if key != 'name')
+  name = value.get('name', '')
+  return f'{name}({rest})' if rest else name or 'none'
+
+
+def grids(results):
+  """The arms whose grid has two keys, as tables of mean final values.
+
+  Returns:
+    {arm: (labels of the values of the first key, of the second, [R, C])}.
+  """
+  found = {}
+  for arm in dict.fromkeys(cell['arm'] for cell in results):
+    mine = [cell for cell in results if cell['arm'] == arm]
+    if len(mine[0]['setting']) == 2:
+      places = [tuple(map(spell, cell['setting'].values())) for cell in mine]
+      rows, columns = (list(dict.fromkeys(place[i] for place in places)) for i in (0, 1))
+      values = np.full((len(rows), len(columns)), np.nan)
+      for (row, column), cell in zip(places, mine):
+        values[rows.index(row), columns.index(column)] = final(cell)
+      found[arm] = rows, columns, values
+  return found
+
+
 def table(results, settings):
-  """The sweep as text: each arm at the best of its grid."""
+  """The sweep as text: each arm at the best of its grid, and whole grids of two keys."""
   show = lambda values, form: ', '.join('never' if v is None else format(v, form) for v in values)
   header = [
       'arm (best of its grid)',
@@ -189,7 +225,10 @@ def table(results, settings):
       f'{np.mean([run["mb"] for run in cell["runs"]]):.1f}',
       show([run['mb_to_target'] for run in cell['runs']], '.1f')
   ] for cell in best_cells(results)]
-  return format_table(header, lines)
+  whole = [format_table([arm, *columns], [[row, *(f'{value:.4f}' for value in line)]
+                                          for row, line in zip(rows, values)])
+           for arm, (rows, columns, values) in grids(results).items()]
+  return '\n\n'.join([format_table(header, lines), *whole])
 
 
 def format_table(header, lines):

@@ -89,6 +89,19 @@ class SimulateTest(parameterized.TestCase):
     two = federated.simulate(task, config(rounds_per_call=2), devices=devices(1))
     chex.assert_trees_all_close(parallel.to_host(one), parallel.to_host(two), atol=1e-6)
 
+  @parameterized.parameters(1, 2)
+  def test_secure_sums_are_the_mean(self, count):
+    task = toy.softmax_task(rows=60)
+    secure = {'clip': 2.0, 'bits': 22, 'max_weight': 60}
+    plain = federated.simulate(task, config(**FEDAVG), devices=devices(count))
+    summed = federated.simulate(task, config(**FEDAVG, secure=secure), devices=devices(count))
+    parallel.assert_replicated(summed)
+    # Six rounds of 4 clients, each half a step of 2 * 2 * 60 / 2^22 off, over at least 4 examples.
+    chex.assert_trees_all_close(
+        parallel.to_host(plain.params), parallel.to_host(summed.params), atol=1e-3)
+    self.assertGreater(np.abs(parallel.to_host(plain.params)['w'] -
+                              parallel.to_host(summed.params)['w']).max(), 0)
+
   def test_resumes_bit_for_bit(self):
     task = toy.softmax_task(rows=60, noise=0.1)
     whole = federated.simulate(task, config(save_every=2))

@@ -284,12 +284,13 @@ class BadInputTest(LaunchTest):
       ('evaluate', ['--workdir='], '--workdir: missing'),
       ('prepare_data', ['--dataset=digit'], "unknown data set 'digit'; did you mean 'digits'?"),
       ('prepare_data', [], '--dataset: missing'),
+      ('prepare_data', ['--dataset=glue', '--builder_config=dem'], "'dem'; did you mean 'demo'?"),
       ('prepare_data', ['--dataset=digits', '--data_dir={folder}/file/below'],
        'digits: cannot write to data_dir'),
       ('reproduce', ['--system=fedlar'], "unknown system 'fedlar'; did you mean 'fedlalr'?"),
       ('reproduce', [], '--system: missing'),
       ('reproduce', ['--system=fedlalr', '--seed=-1'], 'seed'),
-      ('reproduce', ['--system=fedlalr', '--data_dir=real'], '--data_dir: expected no folder'),
+      ('reproduce', ['--system=fedlalr', '--real_data=real'], '--real_data: expected no folder'),
   )
   def test_one_line_and_status_2(self, verb, arguments, message):
     (self.folder / 'file').write_text('')

@@ -201,5 +201,34 @@ class TableTest(parameterized.TestCase):
         'Bee                     never, never  0.2000               0.0      never, never'])
 
 
+class GridTest(parameterized.TestCase):
+
+  def results(self):
+    attacks = ({}, {'name': 'lie', 'z': 1.5, 'quantity': {'name': 'max'}})
+    return [{'arm': 'G', 'setting': {'a.attack': attack, 'a.rule': rule}, 'runs': [
+        {'x': [1], 'curve': [final], 'final': final, 'to_target': None, 'mb': 0.0,
+         'mb_to_target': None}]}
+            for final, attack, rule in ((0.5, attacks[0], 'mean'), (0.75, attacks[0], 'krum'),
+                                        (0.25, attacks[1], 'mean'), (0.7, attacks[1], 'krum'))]
+
+  def test_two_keys_make_a_table(self):
+    self.assertEqual(sweep.spell({}), 'none')
+    (arm, (rows, columns, values)), = sweep.grids(self.results()).items()
+    self.assertEqual((arm, rows, columns),
+                     ('G', ['none', 'lie(z=1.5, quantity=max)'], ['mean', 'krum']))
+    self.assertEqual(values.tolist(), [[0.5, 0.75], [0.25, 0.7]])
+    self.assertEqual(sweep.table(self.results(), settings_of()).split('\n')[-4:], [
+        'G                         mean    krum',
+        '------------------------  ------  ------',
+        'none                      0.5000  0.7500',
+        'lie(z=1.5, quantity=max)  0.2500  0.7000'])
+
+  def test_a_sweep_of_two_keys_draws_a_heat_map(self):
+    arms = {'SAM': ARMS['SAM']}
+    with tempfile.TemporaryDirectory() as folder:
+      sweep.run_sweep({**CONFIG, 'sweep': {**CONFIG['sweep'], 'arms': arms}}, run_one, folder)
+      self.assertTrue((pathlib.Path(folder) / 'figures' / 'SAM.png').exists())
+
+
 if __name__ == '__main__':
   absltest.main()

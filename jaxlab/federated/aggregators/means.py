@@ -1,17 +1,19 @@
-"""Aggregators: what becomes of the clients' messages."""
+"""Aggregators that are running sums over the clients: means, the maximum, clipped means."""
 import jax
 import jax.numpy as jnp
 import optax
 
 from jaxlab import config as config_lib
 from jaxlab import parallel
+from jaxlab.federated.aggregators.stack import screen
 from jaxlab.federated.types import Aggregator, Stream
 
 
 def from_stream(stream):
-  """The Aggregator of running sums."""
+  """The Aggregator of running sums; `apply` gives messages that are not finite no weight."""
   def apply(state, messages, weights, key):
     one = jax.tree.map(lambda x: x[0], messages)
+    weights = screen(messages, weights)
     return stream.finish(stream.add(stream.zero(one), messages, weights), key), state, {}
   return Aggregator(lambda params: (), apply, stream)
 
@@ -32,7 +34,8 @@ def weighted_mean():
   def add(accumulator, messages, weights):
     def one(carry, client):
       (total, weight), (message, w) = carry, client
-      step = lambda t, x: t + w.astype(t.dtype) * x.astype(t.dtype)
+      # A client of weight 0 may hold anything.
+      step = lambda t, x: t + jnp.where(w > 0, w.astype(t.dtype) * x.astype(t.dtype), 0)
       return (jax.tree.map(step, total, message), weight + w), None
     return jax.lax.scan(one, accumulator, (messages, weights.astype(accumulator[1].dtype)))[0]
 
@@ -81,6 +84,36 @@ def by_part(**parts):
   return from_stream(Stream(zero, add, collect, finish))
 
 
+def norm_bound(*, bound: float = 10.0):
+  """Scales each message to a norm of `bound` at most, and averages by size.
+
+  u_i min(1, bound / (|u_i| + 1e-6)) as in UA-FedRec's official code; the norm is over the whole
+  message.
+
+  Args:
+    bound: largest norm of a message, > 0.
+  """
+  config_lib.require(bound > 0, 'bound', 'more than 0', bound)
+  mean = weighted_mean().stream
+
+  def clip(message):
+    scale = jnp.minimum(1, bound / (optax.tree.norm(message) + 1e-6))
+    return jax.tree.map(lambda x: x * scale.astype(x.dtype), message)
+
+  def add(accumulator, messages, weights):
+    return mean.add(accumulator, jax.vmap(clip)(messages), weights)
+
+  return from_stream(Stream(mean.zero, add, mean.collect, mean.finish))
+
+
+def uniform_mean():
+  """The mean that ignores the clients' sizes."""
+  mean = weighted_mean().stream
+  add = lambda accumulator, messages, weights: mean.add(
+      accumulator, messages, (weights > 0).astype(weights.dtype))
+  return from_stream(Stream(mean.zero, add, mean.collect, mean.finish))
+
+
 def clipped_gaussian(*, clip_norm: float, noise_multiplier: float):
   """Central differential privacy: clip each message, uniform mean, Gaussian noise (DP-FedAvg).
 
@@ -113,23 +146,3 @@ def clipped_gaussian(*, clip_norm: float, noise_multiplier: float):
     return treedef.unflatten(noisy)
 
   return from_stream(Stream(mean.zero, add, mean.collect, finish))
-
-
-AGGREGATORS = {'mean': weighted_mean, 'clipped_gaussian': clipped_gaussian}
-
-
-def make_aggregator(config, algorithm):
-  """Makes the aggregator that `config` ({name, ...}) asks for.
-
-  Raises:
-    ConfigError: unknown name or key, or an algorithm that brings an aggregation of its own is asked
-      to use another.
-  """
-  maker = config_lib.choose_named(config, AGGREGATORS, 'federated.aggregator')
-  if algorithm.aggregator is not None:
-    config_lib.require(
-        config['name'] == 'mean', 'federated.aggregator.name',
-        "'mean' (this algorithm aggregates a part of its message by a rule of its own)",
-        config['name'])
-    return algorithm.aggregator
-  return config_lib.call(maker, config, 'federated.aggregator')

@@ -1,0 +1,28 @@
+"""Label flipping: the malicious clients train on wrong labels."""
+from typing import Literal
+
+from jaxlab import config as config_lib
+from jaxlab.federated.attacks.simple import honest
+
+
+def flip(labels, rng, num_classes, kind):
+  """Wrong labels for all: C - 1 - y ('reverse'), y + 1 mod C ('next') or any other ('random')."""
+  if kind == 'random':
+    wrong = labels + rng.integers(1, num_classes, len(labels))
+    return (wrong % num_classes).astype(labels.dtype)
+  wrong = num_classes - 1 - labels if kind == 'reverse' else (labels + 1) % num_classes
+  return wrong.astype(labels.dtype)
+
+
+def label_flip(*, num_classes: int, kind: Literal['reverse', 'next', 'random'] = 'reverse',
+               column: str = 'label'):
+  """Label flip: honest training on flipped labels.
+
+  Args:
+    num_classes: C, at least 2.
+    kind: 'reverse' C - 1 - y, 'next' (y + 1) mod C, or 'random', another class.
+    column: the column of the data that holds y.
+  """
+  config_lib.require(num_classes >= 2, 'num_classes', 'at least 2', num_classes)
+  return honest()._replace(
+      poison=lambda labels, rng: flip(labels, rng, num_classes, kind), column=column)

@@ -1,0 +1,137 @@
+"""Folders of pretrained weights: config.json, model.safetensors or its shards, tokenizer files."""
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+
+from jaxlab.config import ConfigError
+
+WEIGHTS, INDEX, CONFIG = 'model.safetensors', 'model.safetensors.index.json', 'config.json'
+TOKENIZER_FILES = ('tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json',
+                   'vocab.txt', 'vocab.json', 'merges.txt')
+
+
+def read_json(path):
+  """The object in a json file.
+
+  Raises:
+    ConfigError: there is no such file.
+    ValueError: it is no UTF-8, no json, or no object.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise ConfigError(f'{path}: no such file')
+  try:
+    content = json.loads(path.read_text(encoding='utf-8'))
+  except UnicodeDecodeError as error:
+    raise ValueError(f'{path}: expected UTF-8, got byte {error.object[error.start]:#04x} at '
+                     f'{error.start}') from error
+  except json.JSONDecodeError as error:
+    raise ValueError(f'{path}: line {error.lineno}, column {error.colno}: expected json: '
+                     f'{error.msg}') from error
+  if not isinstance(content, dict):
+    raise ValueError(f'{path}: expected a json object, got {type(content).__name__}')
+  return content
+
+
+def read_safetensors_folder(folder):
+  """All tensors of a folder, {name: array}, from model.safetensors or the shards of its index.
+
+  Raises:
+    ConfigError: no such folder, or no weights in it.
+    ValueError: a file that is no safetensors file, or shards that do not hold what the index says.
+  """
+  folder = pathlib.Path(folder)
+  if (folder / WEIGHTS).is_file():
+    return _read_file(folder / WEIGHTS)
+  if not (folder / INDEX).is_file():
+    raise ConfigError(f'{folder}: expected {WEIGHTS} or {INDEX}, found neither; weights in other '
+                      'forms, such as pytorch_model.bin, must be saved as safetensors first')
+  placed = read_json(folder / INDEX).get('weight_map')
+  if not isinstance(placed, dict):
+    raise ValueError(f'{folder / INDEX}: weight_map: expected an object, got {placed!r}')
+  tensors = {}
+  for shard in sorted(set(placed.values())):
+    if not (folder / shard).is_file():
+      raise ValueError(f'{folder / INDEX}: names {shard}, which is not there')
+    tensors.update(_read_file(folder / shard))
+  absent = sorted(placed.keys() - tensors.keys())
+  if absent:
+    raise ValueError(f'{folder / INDEX}: not in the shards: {", ".join(absent)}')
+  return tensors
+
+
+def checked_mapping(tensors, shapes, *, ignored=()):
+  """The tensors that a model wants, {name: array}, in the order of `shapes`.
+
+  Args:
+    tensors: {name: array}.
+    shapes: {name: shape} of what must be there.
+    ignored: names that may be left over.
+
+  Raises:
+    ValueError: missing or left-over names and wrong shapes, all listed.
+  """
+  wrong = [f'{name} is missing' for name in shapes if name not in tensors]
+  wrong += [f'{name} is left over' for name in tensors
+            if name not in shapes and name not in ignored]
+  wrong += [f'{name} has shape {tuple(tensors[name].shape)}, expected {tuple(shape)}'
+            for name, shape in shapes.items()
+            if name in tensors and tuple(tensors[name].shape) != tuple(shape)]
+  if wrong:
+    raise ValueError(f'the checkpoint is not of this model: {"; ".join(wrong)}')
+  return {name: tensors[name] for name in shapes}
+
+
+def write_safetensors_folder(folder, tensors, config, *, tokenizer_from=None):
+  """Writes what `read_safetensors_folder` reads; transformers opens it too.
+
+  Args:
+    folder: to write to; it is made.
+    tensors: {name: array}.
+    config: what config.json holds, 'model_type' and 'architectures' among it.
+    tokenizer_from: folder whose tokenizer files are copied, a `tokenizers.Tokenizer`, or None.
+  """
+  from safetensors.numpy import save_file
+  folder = pathlib.Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+  save_file(tensors, folder / WEIGHTS, metadata={'format': 'pt'})  # transformers insists on it
+  (folder / CONFIG).write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
+  if isinstance(tokenizer_from, str | pathlib.Path):
+    for name in TOKENIZER_FILES:
+      if (pathlib.Path(tokenizer_from) / name).is_file():
+        shutil.copy(pathlib.Path(tokenizer_from) / name, folder / name)
+  elif tokenizer_from is not None:
+    tokenizer_from.save(str(folder / 'tokenizer.json'))
+
+
+def unstack_layers(params):
+  """Parameters with 'layers_0', 'layers_1', ... for stacked 'layers'; others as they are."""
+  if 'layers' not in params:
+    return params
+  rest = {name: tree for name, tree in params.items() if name != 'layers'}
+  count = len(jax.tree.leaves(params['layers'])[0])
+  return {**rest, **{f'layers_{i}': jax.tree.map(lambda x: x[i], params['layers'])
+                     for i in range(count)}}
+
+
+def stack_layers(params):
+  """The inverse of `unstack_layers`; the stacked leaves are NumPy arrays."""
+  layers = {name: tree for name, tree in params.items() if name.startswith('layers_')}
+  if not layers:
+    return params
+  rest = {name: tree for name, tree in params.items() if name not in layers}
+  in_order = [layers[f'layers_{i}'] for i in range(len(layers))]
+  return {**rest, 'layers': jax.tree.map(lambda *x: np.stack(x), *in_order)}
+
+
+def _read_file(path):
+  from safetensors import SafetensorError
+  from safetensors.numpy import load_file
+  try:
+    return load_file(path)
+  except (SafetensorError, OSError, ValueError) as error:
+    raise ValueError(f'{path}: expected a safetensors file: {error}') from error

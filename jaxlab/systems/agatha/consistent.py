@@ -1,0 +1,316 @@
+"""Evaluates a program with the same bits on every platform (arXiv 2105.04919, XCE).
+
+Values are uint32 bit patterns throughout. A kernel's bits depend on its line alone: every float
+operation stands between integer operations (`bops.canon`), sums have a fixed order or are exact.
+So it does not matter whether XLA compiles the lines one by one or all at once, or how many threads
+it has; NumPy runs the same kernels.
+"""
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental.xla_metadata import set_xla_metadata
+
+from jaxlab.systems.agatha import bops, lowering, merkle
+from jaxlab.systems.agatha import graph as graph_lib
+
+# Longer programs stay calls where a whole program is one XLA program: fused into readers of many
+# slices (a convolution's patches, a tree's levels) they would be computed once for each.
+FEW_STEPS = 4
+LEVELS_AT_ONCE = 16  # values of a halving tree that one kernel takes: four levels
+# Of these the order is free: their halving tree gives the same bits as any other.
+_FREE = {'max', 'magmax', 'iand', 'ior', 'iadd'}
+
+
+def to_bits(xp, array):
+  """The uint32 bit patterns of an array of a committed dtype, NaNs canonical."""
+  array = xp.asarray(array)
+  if array.dtype == np.uint32:
+    return array
+  if array.dtype == np.bool_:
+    return array.astype(np.uint32)
+  if xp is np:
+    bits = np.ascontiguousarray(array).view(np.uint32)
+  else:
+    bits = lax.bitcast_convert_type(array, jnp.uint32)
+  return bops.canon_nan(xp, bits) if array.dtype == np.float32 else bits
+
+
+def from_bits(xp, bits, dtype):
+  """The inverse of `to_bits`."""
+  if dtype == 'uint32':
+    return bits
+  if dtype == 'bool':
+    return bits.astype(bool)
+  return bits.view(dtype) if xp is np else lax.bitcast_convert_type(bits, dtype)
+
+
+def canonical_lines(program):
+  """Of each line, whether no element of its output can be a magnitude that is flushed."""
+  known = []
+
+  def is_canonical(source, number):
+    if source == 'literal':
+      return int(bops.canon(np, np.array([number], np.uint32))[0]) == number
+    return source == 'line' and known[number]
+
+  for line in program.lines:
+    operands = [is_canonical(op.source, op.number) for op in line.operands]
+    if line.kind == 'MAP':
+      known.append(_canonical_steps(line.body, operands, is_canonical)[-1])
+    elif line.kind == 'MOVE':
+      known.append(all(operands))
+    elif line.kind == 'REDUCE':
+      known.append(bops.BOPS[line.body[0]].is_float and (line.terms > 1 or operands[0]))
+    else:
+      known.append(True)
+  return known
+
+
+def _canonical_steps(body, operands, of_literal):
+  known = []
+  for step in body:
+    refs = [known[ref.value] if ref.kind == 'step' else operands[ref.value]
+            if ref.kind == 'operand' else of_literal('literal', ref.value) for ref in step.refs]
+    known.append(bops.BOPS[step.bop].is_float or (step.bop == 'select' and all(refs[1:])))
+  return known
+
+
+def _map(xp, line, known, arrays):
+  """A straight-line program; `known` says which operands are canonical."""
+  canon = functools.cache(lambda i: bops.canon(xp, arrays[i]))
+  of_literal = lambda _, bits: int(bops.canon(np, np.array([bits], np.uint32))[0]) == bits
+  steps_known = _canonical_steps(line.body, known, of_literal)
+  values = []
+  for step in line.body:
+    args, fine = [], []
+    for ref, kind in zip(step.refs, bops.BOPS[step.bop].operands):
+      if ref.kind == 'step':
+        args.append(values[ref.value])
+        fine.append(steps_known[ref.value])
+      elif ref.kind == 'literal':
+        args.append(np.uint32(ref.value) if xp is jnp else np.full((1,), ref.value, np.uint32))
+        fine.append(False)
+      else:
+        args.append(canon(ref.value) if kind == 'f' and not known[ref.value] else arrays[ref.value])
+        fine.append(kind == 'f')
+    values.append(bops.array_bop(xp, step.bop, args, canonical=fine))
+  result = values[-1]
+  return result.reshape(line.shape) if result.size == line.size else xp.broadcast_to(
+      result, line.shape)
+
+
+def _flush(xp, bits):
+  """`bops.canon` without the NaNs: enough inside a sum, and still a fence."""
+  tiny = (bits & np.uint32(0x7fffffff)) <= np.uint32(bops.SMALLEST)
+  return xp.where(tiny, bits & np.uint32(0x80000000), bits)
+
+
+def ordered_dot(xp, a, b):
+  """[G, M, K] x [G, K, N] -> [G, M, N] bit patterns: s = +0; for k ascending: s = s + a * b."""
+  to_float, to_bits_ = bops.float_views(xp)
+  a, b = bops.canon(xp, a), bops.canon(xp, b)
+
+  def term(total, pair):
+    left, right = pair
+    product = _flush(xp, to_bits_(to_float(left)[:, :, None] * to_float(right)[:, None, :]))
+    return _flush(xp, to_bits_(to_float(total) + to_float(product))), None
+
+  total = xp.zeros((a.shape[0], a.shape[1], b.shape[2]), np.uint32)
+  if xp is np:
+    for k in range(a.shape[2]):
+      total, _ = term(total, (np.ascontiguousarray(a[:, :, k]), np.ascontiguousarray(b[:, k])))
+  else:
+    total, _ = lax.scan(term, total, (a.transpose(2, 0, 1), b.transpose(1, 0, 2)))
+  return bops.canon_nan(xp, total)
+
+
+def exact_dot(xp, a, b, row, column, bits):
+  """Integers [G, M, K] x [G, K, N], magnitudes [G, M] and [G, N] -> [G, M, N] bit patterns.
+
+  float64 holds the sums of 2**(53 - 2 * bits) products exactly, so that neither the order nor
+  fused multiply-adds matter; longer sums are added in int64.
+  """
+  with jax.enable_x64(True):
+    signed = [bops.to_signed(xp, x).astype(np.float64) for x in (a, b)]
+    block = 1 << lowering.EXACT_SUM - 2 * bits
+    products = [xp.matmul(signed[0][:, :, k:k + block], signed[1][:, k:k + block])
+                for k in range(0, a.shape[2], block)]
+    total = products[0] if len(products) == 1 else sum(p.astype(np.int64) for p in products)
+    rounded = bops.float_views(xp)[1](total.astype(np.float32))
+  field = lambda x: bops.to_signed(xp, (x >> np.uint32(23)) & np.uint32(255))
+  row, column = field(row)[:, :, None], field(column)[:, None, :]
+  shift = row + column - np.int32(252 + 2 * bits)
+  shift = bops.to_unsigned(xp, shift)
+  scaled = bops.array_bop(xp, 'ldexp2', [rounded, shift], canonical=[True, True])
+  return xp.where((row == 255) | (column == 255), np.uint32(0x7fc00000), scaled)
+
+
+def _reduce(xp, line, x):
+  """[outputs, terms] by the halving tree, padded to a power of two with the identity."""
+  bop, identity = line.body
+  if bops.BOPS[bop].is_float:
+    x = bops.canon(xp, x) if line.terms > 1 else x
+  if line.terms == 1:
+    return x[:, 0]
+  if bop in _FREE:
+    return _free_reduce(xp, bop, x)
+  width = 1 << merkle.depth_of(line.terms)
+  fill = xp.full((x.shape[0], width - line.terms), identity, np.uint32)
+  x = xp.concatenate([x, fill], 1)
+  while width > 1:
+    if xp is jnp:  # else XLA's fusion would compute a level once for each of its readers
+      x = lax.optimization_barrier(x)
+    parts = min(width, LEVELS_AT_ONCE)
+    width //= parts
+    x = [x[:, i * width:(i + 1) * width] for i in range(parts)]
+    while len(x) > 1:
+      half = len(x) // 2
+      x = [bops.array_bop(xp, bop, pair, canonical=[True, True])
+           for pair in zip(x[:half], x[half:])]
+    x = x[0]
+  return x[:, 0]
+
+
+def _free_reduce(xp, bop, x):
+  if bop == 'iadd':
+    return x.sum(1, dtype=np.uint32)
+  if bop == 'magmax':
+    return (x & np.uint32(0x7fffffff)).max(1)
+  if bop == 'max':
+    return bops.max_along(xp, x)
+  return (np.bitwise_and if bop == 'iand' else np.bitwise_or).reduce(x, 1) if xp is np else (
+      lax.reduce_and(x, (1,)) if bop == 'iand' else lax.reduce_or(x, (1,)))
+
+
+def kernel(xp, line, known, *arrays):
+  """The output of a line, uint32 [shape], from its operands' bit patterns."""
+  if line.kind == 'MAP':
+    result = _map(xp, line, known, arrays)
+  elif line.kind == 'MOVE':
+    result = line.arrange(xp, *arrays)
+  elif line.kind == 'REDUCE':
+    result = _reduce(xp, line, line.arrange(xp, *arrays))
+  elif line.kind == 'DOT':
+    result = line.restore(ordered_dot(xp, *line.arrange(xp, *arrays)))
+  else:
+    result = line.restore(exact_dot(xp, *line.arrange(xp, *arrays), *line.body))
+  return result.reshape(line.shape)
+
+
+class _Kernels:
+  """Compiled kernels by what they compute: lines that differ in their operands' numbers share."""
+
+  def __init__(self):
+    self._jitted = {}
+
+  def __call__(self, line, key, known, arrays):
+    key = (key, known, tuple(x.shape for x in arrays))
+    if key not in self._jitted:
+      self._jitted[key] = jax.jit(functools.partial(kernel, jnp, line, known))
+    if line.kind == 'MOVE' or (line.kind == 'MAP' and len(line.body) < FEW_STEPS):
+      return self._jitted[key](*arrays)
+    with set_xla_metadata(inlineable='false'):
+      return self._jitted[key](*arrays)
+
+
+_KERNELS = _Kernels()
+
+
+def _at_least_vector(x):
+  """NumPy's scalars warn of integer overflow; its arrays wrap silently, as meant."""
+  return np.atleast_1d(x)
+
+
+def evaluate(program, parameters, inputs, xp=jnp, given=()):
+  """The outputs of all lines, a list of uint32 arrays.
+
+  Args:
+    program: graph.Program.
+    parameters: leaves, constants left out.
+    inputs: arrays.
+    xp: jax.numpy (compiled line by line, or traceable as a whole) or numpy.
+    given: outputs of the first lines, taken as they are.
+  """
+  sources = {'parameter': [to_bits(xp, x) for x in (*parameters, *program.constants)],
+             'input': [to_bits(xp, x) for x in inputs], 'line': list(given)}
+  known = canonical_lines(program)
+  for line in program.lines[len(given):]:
+    sources['line'].append(_evaluate_line(xp, line, known, sources))
+  return sources['line']
+
+
+def _evaluate_line(xp, line, known, sources):
+  arrays = [np.uint32(op.number) if op.source == 'literal' else sources[op.source][op.number]
+            for op in line.operands]
+  fine = tuple(op.source == 'line' and known[op.number] for op in line.operands)
+  if xp is jnp:
+    return _KERNELS(line, graph_lib.kernel_key(line), fine, arrays)
+  as_array = _at_least_vector if line.kind == 'MAP' else np.asarray
+  with np.errstate(all='ignore'):  # NumPy warns of what the contract defines
+    return kernel(np, line, fine, *map(as_array, arrays))
+
+
+def static_lines(program):
+  """Numbers of the lines that depend on parameters and literals alone.
+
+  Broadcasts are left out: they are cheaper done again than kept.
+  """
+  found = set()
+  for number, line in enumerate(program.lines):
+    sources = [op.source != 'input' and (op.source != 'line' or op.number in found)
+               for op in line.operands]
+    grows = line.kind == 'MOVE' and any(0 in op.strides for op in line.operands) and line.size > 1
+    if all(sources) and not grows:
+      found.add(number)
+  return found
+
+
+def prepare(program, parameters):
+  """What `run_prepared` needs of the parameters, once for many inputs: uint32 arrays."""
+  sources = {'parameter': [to_bits(jnp, x) for x in (*parameters, *program.constants)],
+             'line': {}}
+  known = canonical_lines(program)
+  for number in sorted(static_lines(program)):
+    sources['line'][number] = _evaluate_line(jnp, program.lines[number], known, sources)
+  return sources
+
+
+def run_prepared(program, prepared, inputs):
+  """The result pytree for these inputs; traceable."""
+  sources = {**prepared, 'input': [to_bits(jnp, x) for x in inputs],
+             'line': dict(prepared['line'])}
+  known = canonical_lines(program)
+  for number, line in enumerate(program.lines):
+    if number not in sources['line']:
+      sources['line'][number] = _evaluate_line(jnp, line, known, sources)
+  return outputs_of(program, sources['line'])
+
+
+def outputs_of(program, values, xp=jnp):
+  """The result pytree from the lines' values."""
+  leaves = [from_bits(xp, values[n], program.lines[n].dtype) for n in program.outputs]
+  return jax.tree.unflatten(program.tree, leaves)
+
+
+def consistent(function, mode='ordered'):
+  """`function(parameters, *inputs)` with bits that do not depend on the platform.
+
+  Traceable; lowered anew for new shapes. See `lowering.lower` for the arguments and errors.
+  """
+  @functools.cache
+  def program_of(tree, shapes):
+    arguments = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(*shape) for shape in shapes])
+    return lowering.lower(function, *arguments, mode=mode)
+
+  def run(parameters, *inputs):
+    leaves, tree = jax.tree.flatten((parameters, *inputs))
+    leaves = [jnp.asarray(x) for x in leaves]
+    program = program_of(tree, tuple((x.shape, x.dtype) for x in leaves))
+    count = len(leaves) - len(inputs)
+    return outputs_of(program, evaluate(program, leaves[:count], leaves[count:]))
+
+  return run
+

@@ -1,0 +1,117 @@
+"""Which layers carry the reference: measured once, offline, on a few samples."""
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import stats
+
+from jaxlab import parallel
+from jaxlab.models.dit import HIDDEN
+from jaxlab.models.dit_sampler import Conditions, velocity
+from jaxlab.systems.topi import influence as influence_lib
+
+
+def sensitivity(model, params, x, sigma, conditions):
+  """Causal ablation: the change of the velocity when one layer's target may not see the reference.
+
+  S_l = ||v_full - v_without||^2 / ||v_full||^2 per sample, where 'without' forbids layer l the
+  attention from target queries to reference keys. One program whatever the number of layers.
+
+  Args:
+    model: DiT.
+    params: its parameters.
+    x: noisy targets [B, N, C].
+    sigma: their noise levels, a scalar or [B].
+    conditions: Conditions without a negative prompt.
+
+  Returns:
+    float32 [B, L].
+  """
+  prompt = conditions.prompt
+  n_txt, n_target, n_reference = prompt.txt.shape[1], x.shape[1], conditions.reference.shape[1]
+  is_target, is_reference = np.zeros((2, n_txt + n_target + n_reference), bool)
+  is_target[n_txt:n_txt + n_target], is_reference[n_txt + n_target:] = True, True
+  forbidden = HIDDEN * jnp.asarray(is_target[:, None] & is_reference, jnp.float32)[None, None]
+  img = jnp.concatenate([x, conditions.reference], axis=1)
+
+  def velocity_without(switch):
+    return model.apply(
+        {'params': params}, img, prompt.txt, prompt.pooled, jnp.broadcast_to(sigma, len(x)),
+        conditions.img_ids, conditions.txt_ids, conditions.guidance, n_target=n_target,
+        txt_mask=prompt.mask, attn_bias=lambda layer: switch[layer] * forbidden)[0]
+
+  full = velocity(model, params, x, sigma, conditions._replace(negative=None))[0]
+  square = lambda v: jnp.sum(v * v, axis=(1, 2))
+  change = lambda switch: square(full - velocity_without(switch)) / square(full)
+  return jax.lax.map(change, jnp.eye(model.num_layers)).T
+
+
+def attention_mass(model, params, x, sigma, conditions):
+  """Share of the target's attention that goes to the reference, mean over heads: [B, L]."""
+  scores = velocity(model, params, x, sigma, conditions._replace(negative=None),
+                    score_layers=range(model.num_layers))[1]
+  return jnp.stack([scores[layer].received.sum(-1).mean(-1) / x.shape[1]
+                    for layer in range(model.num_layers)], axis=1)
+
+
+def layer_influence(model, params, x, sigma, conditions):
+  """Influence by each layer alone [B, L, n_c]."""
+  scores = velocity(model, params, x, sigma, conditions._replace(negative=None),
+                    score_layers=range(model.num_layers))[1]
+  return jnp.stack([influence_lib.influence(scores, (layer,))
+                    for layer in range(model.num_layers)], axis=1)
+
+
+def proxy_agreement(by_layer):
+  """Spearman correlation of each layer's ranking with the mean ranking of all layers, [L].
+
+  Args:
+    by_layer: influence [B, L, n_c] as from `layer_influence`.
+  """
+  places = stats.rankdata(np.asarray(by_layer), axis=-1)
+  mean = places.mean(1)
+  correlations = [[stats.spearmanr(layer, overall).statistic for layer in sample]
+                  for sample, overall in zip(places, mean)]
+  return np.mean(correlations, axis=0)
+
+
+def profile(model, params, x, sigma, conditions, score='ablation'):
+  """The score of each layer [L], mean over samples; devices share the samples.
+
+  Args:
+    model: DiT.
+    params: its parameters.
+    x: noisy targets [S, N, C].
+    sigma: [S].
+    conditions: Conditions of these samples; a negative prompt is not looked at.
+    score: 'ablation', 'mass' (attention to the reference; no substitute on small networks) or
+      'proxy' (agreement with the ranking of all layers).
+  """
+  function = {'ablation': sensitivity, 'mass': attention_mass, 'proxy': layer_influence}[score]
+  ids = jnp.broadcast_to(conditions.img_ids, (len(x), *conditions.img_ids.shape[-2:]))
+  values = parallel.map_runs(
+      _one_sample(function, model), (params, conditions.txt_ids), np.asarray(x), np.asarray(sigma),
+      jax.tree.map(np.asarray, (conditions.prompt, conditions.reference, ids,
+                                conditions.guidance)))[:, 0]
+  return proxy_agreement(values) if score == 'proxy' else values.mean(0)
+
+
+@functools.lru_cache
+def _one_sample(function, model):
+  def run(shared, x, sigma, sample):
+    params, txt_ids = shared
+    prompt, reference, img_ids, guidance = jax.tree.map(lambda leaf: leaf[None], sample)
+    conditions = Conditions(prompt, reference, img_ids, txt_ids, guidance)
+    return function(model, params, x[None], sigma[None], conditions)
+  return run
+
+
+def pivotal_layers(profile_, count, first=0):
+  """The `count` layers of the highest score among those from `first` on; ties by number.
+
+  >>> pivotal_layers([9., 1., 3., 3., 2.], count=2, first=1)
+  (2, 3)
+  """
+  order = np.argsort(-np.asarray(profile_)[first:], kind='stable')[:count]
+  return tuple(sorted(int(layer) + first for layer in order))

@@ -1,0 +1,30 @@
+"""Finding and comparing answers."""
+from absl.testing import absltest, parameterized
+
+from jaxlab.systems.effopd import answers
+
+
+class AnswersTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      (r'\boxed{3}', '3'), (r'a \boxed{1} b \boxed{x_{2}^{3}} c', 'x_{2}^{3}'),
+      (r'\boxed{1} then \boxed{2', '1'), ('none', None), (r'\boxed{}', ''), (r'\boxed{a}}', 'a'))
+  def test_boxed(self, text, expected):
+    self.assertEqual(answers.boxed(text), expected)
+
+  @parameterized.parameters(('so 3 #### 1,234 ', '1,234'), ('7', '7'), ('#### 1 #### 2', '2'))
+  def test_final_number(self, text, expected):
+    self.assertEqual(answers.final_number(text), expected)
+
+  @parameterized.parameters(
+      ('1/2', '0.5', True), (r'\frac{3}{4}', '.75', True), ('50%', '1/2', True), ('-3', '3', False),
+      ('1,234,567', '1234567', True), ('1,2', '12', False), (r'\text{Yes}.', 'yes', True),
+      ('x + 1', 'x+1', True), ('1/0', '1/0', True), ('2', 'two', False), (r'50\%', '0.5', True),
+      (r'\left(1, 2\right)', '(1,2)', True), ('', '0', False), ('1e2', '100', True))
+  def test_same_answer(self, first, second, same):
+    self.assertEqual(answers.same_answer(first, second), same)
+    self.assertEqual(answers.same_answer(second, first), same)
+
+
+if __name__ == '__main__':
+  absltest.main()

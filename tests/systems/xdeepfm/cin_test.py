@@ -1,0 +1,95 @@
+"""Properties of the interaction network."""
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from jaxlab.config import ConfigError
+from jaxlab.systems.xdeepfm import model
+from jaxlab.systems.xdeepfm.cin import CIN, check_layers
+
+X0 = np.random.default_rng(0).normal(size=(3, 5, 4)).astype(np.float32)
+SIZES = (6, 4, 3)
+
+
+@functools.cache
+def start(**options):
+  cin = CIN(SIZES, **options)
+  return cin, cin.init(jax.random.key(1), X0)['params']
+
+
+def pooled(x0, params=None, **options):
+  cin, first = start(**options)
+  return np.asarray(cin.apply({'params': params or first}, x0))
+
+
+class CINTest(parameterized.TestCase):
+
+  def test_layer_k_has_degree_k_plus_one(self):
+    base, scaled = pooled(X0), pooled(1.5 * X0)
+    for columns, degree in ((slice(0, 3), 2), (slice(3, 5), 3), (slice(5, 8), 4)):
+      np.testing.assert_allclose(scaled[:, columns], base[:, columns] * 1.5**degree, rtol=1e-4)
+
+  def test_one_layer_of_ones_is_twice_fm_and_the_squares(self):
+    out = CIN((1,)).apply({'params': {'W1': np.ones((1, 5, 5), np.float32)}}, X0)[:, 0]
+    np.testing.assert_allclose(out - (X0**2).sum((1, 2)), 2 * model.fm_term(X0), rtol=1e-4)
+
+  def test_permuted_fields_with_permuted_filters(self):
+    order = np.random.default_rng(1).permutation(5)
+    params = {name: w[:, :, order] for name, w in start()[1].items()}
+    params['W1'] = params['W1'][:, order]
+    np.testing.assert_allclose(pooled(X0[:, order], params), pooled(X0), atol=1e-5)
+
+  def test_an_empty_field_changes_nothing(self):
+    wide = np.concatenate([X0, np.zeros((3, 1, 4), np.float32)], 1)
+    params = {name: np.pad(w, ((0, 0), (0, int(name == 'W1')), (0, 1)), constant_values=3)
+              for name, w in start()[1].items()}
+    np.testing.assert_allclose(pooled(wide, params), pooled(X0), atol=1e-5)
+
+  def test_permuted_dimensions_move_the_dnn_alone(self):
+    order = np.roll(np.arange(4), 1)
+    np.testing.assert_allclose(pooled(X0[..., order]), pooled(X0), atol=1e-5)
+    net = model.make_model({'parts': ('cin', 'dnn'), 'dim': 4, 'cin': {'layer_sizes': SIZES},
+                            'dnn': {'features': (6,)}}, 9, 5)
+    ids = np.random.default_rng(0).integers(0, 9, (3, 5))
+    params = net.init(jax.random.key(0), ids)['params']
+    moved = {**params, 'embedding': jax.tree.map(lambda x: x[:, order], params['embedding'])}
+    logits = [net.apply({'params': p}, ids, method='logits') for p in (params, moved)]
+    np.testing.assert_allclose(logits[0]['cin'], logits[1]['cin'], atol=1e-6)
+    self.assertGreater(np.abs(logits[0]['dnn'] - logits[1]['dnn']).min(), 1e-4)
+
+  @parameterized.parameters(
+      {}, {'split_half': False, 'use_bias': True, 'activation': 'relu'}, {'mask_self': True},
+      {'rank': 2})
+  def test_formulations_and_checkpoints_agree(self, **options):
+    def value_and_gradient(**more):
+      cin = CIN(SIZES, **options, **more)
+      total = lambda p, x: (cin.apply({'params': p}, x) * jnp.arange(1, 4)[:, None]).sum()
+      return jax.value_and_grad(total, (0, 1))(start(**options)[1], X0)
+
+    first = value_and_gradient(formulation='outer', remat=True)
+    for more in ({'formulation': 'scan', 'remat': True}, {'formulation': 'outer', 'remat': False}):
+      jax.tree.map(functools.partial(np.testing.assert_allclose, atol=2e-5, rtol=1e-4), first,
+                   value_and_gradient(**more))
+    for leaf in jax.tree.leaves(first[1]):
+      self.assertTrue(np.isfinite(leaf).all() and np.any(leaf))
+
+  def test_the_mask_ignores_the_lower_triangle(self):
+    params = dict(start(mask_self=True)[1])
+    changed = {**params, 'W1': params['W1'] + np.tril(np.ones((5, 5)))}
+    np.testing.assert_array_equal(pooled(X0, params, mask_self=True),
+                                  pooled(X0, changed, mask_self=True))
+
+  def test_impossible_layers(self):
+    with self.assertRaisesRegex(ConfigError, 'cin.layer_sizes: expected even sizes'):
+      check_layers((5, 4), True, 'cin')
+    with self.assertRaisesRegex(ConfigError, 'cin.layer_sizes: expected some sizes'):
+      check_layers((), True, 'cin')
+    check_layers((4, 5), True, 'cin')
+    check_layers((5, 4), False, 'cin')
+
+
+if __name__ == '__main__':
+  absltest.main()
