@@ -149,7 +149,7 @@ def read_config(folder, **options):
 
 
 def save(folder, params, model, *, tokenizer_from=None, **config):
-  """Writes a folder that `load`, transformers and, of a Bert, sentence-transformers open.
+  """Writes a folder that `load` and transformers open.
 
   Args:
     folder: to write to.
