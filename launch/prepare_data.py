@@ -9,14 +9,14 @@ from jaxlab import cli
 from jaxlab.data import builders
 
 _DATASET = flags.DEFINE_string('dataset', None, f'One of: {", ".join(sorted(builders.BUILDERS))}.')
-_BUILDER_CONFIG = flags.DEFINE_string(
+_VARIANT = flags.DEFINE_string(
     'builder_config', None, 'Which of the set\'s configs, such as demo (default: its first).')
 _MANUAL_DIR = flags.DEFINE_string('manual_dir', None,
                                   'Folder of the official files, for sets that are not embedded.')
 
 
 def main():
-  builder = builders.load(cli.require_flag(_DATASET), config=_BUILDER_CONFIG.value,
+  builder = builders.load(cli.require_flag(_DATASET), config=_VARIANT.value,
                           manual_dir=_MANUAL_DIR.value)
   sizes = ', '.join(f'{name} {split.num_examples}' for name, split in builder.info.splits.items())
   print(f'{_DATASET.value}: {sizes} examples in {builder.data_dir}')

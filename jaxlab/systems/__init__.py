@@ -49,7 +49,7 @@ def check(config):
     module.check_verb(config)
     return
   if 'task' not in config:
-    raise config_lib.ConfigError('config.task: missing')
+    raise config_lib.ConfigError('config.task: missing, and config.system: missing')
   module = task_module(config)
   config_lib.check_keys(config, ('task', 'federated', 'sweep', *FIT_KEYS, *module.CONFIG_KEYS))
   module.check(config)

@@ -129,7 +129,7 @@ class CheckTest(parameterized.TestCase):
     self.assertLen(systems.make_task(CONFIG).dataset('train'), 100)
 
   @parameterized.parameters(
-      ({'task': None}, '^config.task: missing$'),
+      ({'task': None}, '^config.task: missing, and config.system: missing$'),
       ({'task': 'classificaton'}, "^config.task: unknown name .*; did you mean 'classification'"),
       ({'task': 'adasma'}, "^config.task: unknown name 'adasma'; did you mean 'adasam'"),
       ({'task': 'adasam'}, "^config.task: expected a task, or a system with .*, got 'adasam'$"),

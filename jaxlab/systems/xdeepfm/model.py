@@ -3,6 +3,7 @@
 All parts see the same field vectors. A part is a module (Features, train) -> logits [B].
 """
 import functools
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -280,6 +281,7 @@ def make_model(config, num_features, num_fields):
 
   def build(module, section, scale=0.1, init='truncated_normal', **more):
     where, given = f'model.{section}', dict(config.get(section, {}))
+    config_lib.check_keys(given, ('init', *inspect.signature(module).parameters), where)
     init = config_lib.call(initializer, given.pop('init', {'name': init, 'scale': scale}),
                            f'{where}.init', drop=())
     return config_lib.call(functools.partial(module, parent=None), given, where, kernel_init=init,
