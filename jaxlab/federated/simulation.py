@@ -247,7 +247,8 @@ def simulate(task, config, *, workdir=None, state=None, hooks=(), devices=None,
   Same files, resumption and errors as `train.fit`, with rounds for steps.
 
   Args:
-    task: Task without running state.
+    task: Task without running state. One with a `federation` (FederatedConfig -> a subclass of it)
+      says itself which algorithm and which threat belong to it.
     config: mapping with 'federated' (see FederatedConfig) and 'seed'; other keys are ignored.
     workdir: folder of the run, or None to keep nothing.
     state: FederatedState to start from; None initialises.
@@ -264,6 +265,8 @@ def simulate(task, config, *, workdir=None, state=None, hooks=(), devices=None,
     OSError: a checkpoint or metric could not be written; earlier checkpoints are kept.
   """
   settings, seed = federated_config(config), config.get('seed', 0)
+  federation = getattr(task, 'federation', None)
+  settings = federation(settings) if federation else settings
   check_hooks(hooks, settings.rounds_per_call, 'federated.rounds_per_call')
   build = functools.partial(_initial_state, task, settings, seed, hooks)
   shapes = jax.eval_shape(build)

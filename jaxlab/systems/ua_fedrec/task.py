@@ -1,0 +1,167 @@
+"""The news task and its federation, some of whose clients attack: config -> Task."""
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlab import config as config_lib
+from jaxlab.data import pipeline
+from jaxlab.federated import attacks, simulation
+from jaxlab.federated import clients as clients_lib
+from jaxlab.federated.round import Threat
+from jaxlab.systems.ua_fedrec import attack as attack_lib
+from jaxlab.systems.ua_fedrec.algorithm import fedsgd_adam
+from jaxlab.tasks import news as news_task
+from jaxlab.train.step import task_gradient
+
+CONFIG_KEYS = (*news_task.CONFIG_KEYS, 'attack')
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackConfig:
+  """The mapping `config.attack`.
+
+  Attributes:
+    fraction: of the clients that are malicious, in [0, 1).
+    news_sign: 'paper', 'release' or 'none', see `attack.Strength`.
+    news: lambda_1.
+    user: lambda_2.
+    quantity: lambda_3.
+    own_clients: clean messages that the attacker looks at in a round.
+    refresh_every: rounds between searches for near and far news.
+  """
+  fraction: float
+  news_sign: Literal['paper', 'release', 'none'] = 'paper'
+  news: float = 3.0
+  user: float = 3.0
+  quantity: float = 3.0
+  own_clients: int = 50
+  refresh_every: int = 100
+
+  def __post_init__(self):
+    config_lib.require(0 <= self.fraction < 1, 'attack.fraction', 'in [0, 1)', self.fraction)
+    for name in ('news', 'user', 'quantity'):
+      value = getattr(self, name)
+      config_lib.require(value >= 0, f'attack.{name}', 'at least 0', value)
+    for name in ('own_clients', 'refresh_every'):
+      value = getattr(self, name)
+      config_lib.require(value >= 1, f'attack.{name}', 'at least 1', value)
+
+  @property
+  def strength(self):
+    """Strength."""
+    sign = attack_lib.NEWS_SIGNS[self.news_sign]
+    return attack_lib.Strength(sign, self.news, self.user, self.quantity)
+
+
+@dataclasses.dataclass(frozen=True)
+class Federation(simulation.FederatedConfig):
+  """The federation of the paper: FedSGD whose server steps by Adam, and the attack.
+
+  Attributes:
+    task: NewsTask.
+    liars: AttackConfig.
+  """
+  task: Any = None
+  liars: AttackConfig | None = None
+
+  def __post_init__(self):
+    config_lib.require(self.algorithm.get('name') == 'fedsgd', 'federated.algorithm.name',
+                       "'fedsgd', whose message is the gradient of the model",
+                       self.algorithm.get('name'))
+    super().__post_init__()
+    config_lib.require(not self.attack, 'federated.attack', 'nothing beside config.attack',
+                       dict(self.attack))
+
+  def make_algorithm(self, gradient):
+    """FedSGD with Adam at the rate `algorithm.server_learning_rate`."""
+    return config_lib.call(
+        lambda *, server_learning_rate: fedsgd_adam(gradient, server_learning_rate),
+        self.algorithm, 'federated.algorithm')
+
+  def make_threat(self, seed):
+    """The Threat of the malicious clients that `seed` draws; None without any."""
+    if not self.liars.fraction:
+      return None
+    clients = simulation.make_clients(self.task, self, seed)
+    malicious = attacks.malicious_clients({'fraction': self.liars.fraction}, self.num_clients, seed)
+    config_lib.require(clients.sizes[malicious[:-1]].sum() > 0, 'attack.fraction',
+                       f'so much that some of {self.num_clients} clients with data are malicious',
+                       self.liars.fraction)
+    columns = pipeline.columns(self.task.dataset('train'))
+    own = jax.tree.map(jnp.asarray, own_data(columns, clients, malicious, self.work))
+    constants = jax.jit(lambda: self.task.init(jax.random.key(0))['constants'])()
+    algorithm = self.make_algorithm(task_gradient(self.task, constants, self.accumulate))
+    learn = attack_lib.own_clients(algorithm, *own, count=self.liars.own_clients)
+    return Threat(attack_lib.ua_fedrec(
+        self.task.encode, constants['news'], learn, self.liars.strength,
+        refresh_every=self.liars.refresh_every), malicious)
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackedTask(news_task.NewsTask):
+  """A NewsTask that says how it is federated.
+
+  Attributes:
+    federation: FederatedConfig -> Federation, which `federated.simulate` then takes.
+  """
+  federation: Callable[..., Federation] | None = None
+
+
+def attack_config(config):
+  """Reads and checks `config.attack`."""
+  return config_lib.call(AttackConfig, config_lib.section(config, 'attack'), 'attack', drop=())
+
+
+def own_data(table, clients, malicious, work):
+  """The data of the malicious clients.
+
+  Args:
+    table: columns of all samples.
+    clients: Clients.
+    malicious: bool [N + 1] by client.
+    work: LocalWork of a whole pass.
+
+  Returns:
+    (table of their rows, index int32 [M, S, B], sizes float32 [M]) of those who have rows.
+  """
+  ids = [c for c in np.flatnonzero(malicious[:-1]) if clients.sizes[c]]
+  sizes = clients.sizes[ids]
+  rows = np.concatenate([clients.of(c) for c in ids])
+  index = np.full((len(ids), clients_lib.num_steps(sizes, work).max(), work.batch_size), -1,
+                  np.int32)
+  ends = np.cumsum(sizes)
+  for one, start, end in zip(index, ends - sizes, ends):
+    one.ravel()[:end - start] = np.arange(start, end)
+  return {name: column[rows] for name, column in table.items()}, index, sizes.astype(np.float32)
+
+
+def _federation(settings, task, liars):
+  fields = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+  return Federation(**fields, task=task, liars=liars)
+
+
+def check(config):
+  """Checks `config.model`, `config.data`, `config.attack` and the federation without loading data.
+
+  Raises:
+    ConfigError: a part is missing, an unknown name or key, a wrong type or value.
+  """
+  news_task.check(config)
+  liars = attack_config(config)
+  if 'federated' in config:
+    _federation(simulation.federated_config(config), None, liars)
+
+
+def attacked(task, liars):
+  """The AttackedTask of a NewsTask and an AttackConfig."""
+  parts = {field.name: getattr(task, field.name) for field in dataclasses.fields(task)}
+  return AttackedTask(**parts, federation=lambda settings: _federation(settings, task, liars))
+
+
+def make_task(config):
+  """Makes the AttackedTask: `tasks.news` of the config, federated with those of `config.attack`."""
+  return attacked(news_task.make_task(config), attack_config(config))

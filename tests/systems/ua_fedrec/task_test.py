@@ -1,0 +1,124 @@
+"""The federation of a config: who attacks, with which data, and what is refused."""
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from jaxlab import federated, systems
+from jaxlab.config import ConfigError
+from jaxlab.data import pipeline
+from jaxlab.federated import aggregators, simulation
+from jaxlab.federated import clients as clients_lib
+from jaxlab.models import news as models
+from jaxlab.systems.ua_fedrec import experiment
+from jaxlab.systems.ua_fedrec import task as task_lib
+from jaxlab.tasks import news as news_task
+from jaxlab.train import task_gradient
+
+USERS = 12
+SETTINGS = {
+    'num_clients': USERS, 'cohort_size': 6, 'rounds': 1, 'partition': {'name': 'by_user'},
+    'partition_by': 'user', 'algorithm': {'name': 'fedsgd', 'server_learning_rate': 0.01},
+    'batch_size': 4, 'eval_splits': ('test',)}
+CONFIG = {
+    'task': 'ua_fedrec', 'seed': 0,
+    'data': {'name': 'mind_demo', 'history_length': 10, 'pad_side': 'front', 'negatives': 4},
+    'model': {'news': {'name': 'nrms'}, 'user': {'name': 'nrms'}},
+    'attack': {'fraction': 0.25}, 'federated': SETTINGS}
+
+
+@functools.cache
+def make_task():
+  """An AttackedTask of LSTUR on a small planted world."""
+  data = experiment.make_data(0, users=USERS, news=30, tests=20)
+  task = news_task.from_models(
+      models.LSTURNews(experiment.VOCABULARY, embed=4, features=4, queries=3, dropout=0.0),
+      models.LSTURUser(features=4), data)
+  return task_lib.attacked(task, task_lib.AttackConfig(fraction=0.25, own_clients=2))
+
+
+def make_federation():
+  settings = simulation.federated_config({'federated': SETTINGS})
+  return make_task().federation(settings)
+
+
+class FederationTest(absltest.TestCase):
+
+  def test_a_round_with_the_attack(self):
+    task, settings = make_task(), make_federation()
+    threat, clients = settings.make_threat(3), simulation.make_clients(task, settings, 3)
+    self.assertEqual(threat.malicious.sum(), 3)
+    variables = task.init(jax.random.key(0))
+    algorithm = settings.make_algorithm(task_gradient(task, variables['constants']))
+    cohort = clients_lib.make_cohort(clients, np.arange(USERS), settings.work, 3, 0,
+                                     weighting='examples')
+    cohort = federated.Cohort(*(jnp.asarray(x[0]) for x in cohort))
+    table = jax.tree.map(jnp.asarray, pipeline.columns(task.dataset('train')))
+    mean = aggregators.weighted_mean()
+
+    @jax.jit
+    def run(malicious):
+      attack = threat.attack
+      state = federated.RoundState.start(algorithm, mean, variables['params'], attack=attack)
+      return federated.federated_round(state, cohort, table, jax.random.key(0),
+                                       algorithm=algorithm, aggregator=mean,
+                                       threat=federated.Threat(attack, malicious))
+
+    attacked, metrics = run(threat.malicious)
+    honest, _ = run(np.zeros_like(threat.malicious))
+    self.assertEqual(metrics['m_true'], 3)
+    self.assertFalse(metrics['refused'])
+    for side in ('news', 'user'):
+      pairs = zip(*(jax.tree.leaves(state.server.params[side]) for state in (attacked, honest)))
+      self.assertTrue(any(np.abs(a - b).max() > 1e-4 for a, b in pairs), side)
+    steps = np.abs(jax.tree.leaves(jax.tree.map(  # Adam's first step is the rate
+        np.subtract, honest.server.params, variables['params']))[0])
+    self.assertAlmostEqual(steps.max(), 0.01, places=4)
+
+  def test_own_data_are_those_of_the_malicious(self):
+    clients = clients_lib.Clients.from_parts([np.array(x) for x in ([4], [0, 3], [], [1, 2, 5])])
+    table = {'click': np.arange(6) * 10}
+    malicious = np.array([False, True, True, True, False])
+    own, index, sizes = task_lib.own_data(table, clients, malicious, clients_lib.LocalWork(2))
+    np.testing.assert_array_equal(sizes, [2, 3])
+    self.assertEqual([sorted(own['click'][rows[rows >= 0]]) for rows in index],
+                     [[0, 30], [10, 20, 50]])
+    self.assertEqual(index.shape, (2, 2, 2))
+
+  def test_nobody_malicious_is_no_threat(self):
+    settings = dataclasses.replace(make_federation(), liars=task_lib.AttackConfig(fraction=0.0))
+    self.assertIsNone(settings.make_threat(0))
+
+  def test_too_few_are_malicious(self):
+    settings = dataclasses.replace(make_federation(), liars=task_lib.AttackConfig(fraction=0.01))
+    with self.assertRaisesRegex(ConfigError, '^attack.fraction: expected so much that'):
+      settings.make_threat(0)
+
+
+class ConfigTest(parameterized.TestCase):
+
+  def test_good(self):
+    systems.check(CONFIG)
+
+  @parameterized.parameters(
+      ({'attack': {}}, '^attack.fraction: missing$'),
+      ({'attack': {'fraction': 1.5}}, r'^attack.fraction: expected in \[0, 1\), got 1.5$'),
+      ({'attack': {'fraction': 0.1, 'usr': 3.0}}, "^attack: unknown key 'usr'; .* 'user'"),
+      ({'attack': {'fraction': 0.1, 'news_sign': 'both'}}, '^attack.news_sign: expected'),
+      ({'attack': {'fraction': 0.1, 'user': -1.0}}, '^attack.user: expected at least 0'),
+      ({'attack': {'fraction': 0.1, 'own_clients': 0}}, '^attack.own_clients: expected at least 1'),
+      ({'federated': {**SETTINGS, 'algorithm': {'name': 'scaffold', 'learning_rate': 0.1}}},
+       "^federated.algorithm.name: expected 'fedsgd'"),
+      ({'federated': {**SETTINGS, 'attack': {'name': 'lie'}}},
+       '^federated.attack: expected nothing'),
+  )
+  def test_mistakes(self, change, message):
+    with self.assertRaisesRegex(ConfigError, message):
+      systems.check({**CONFIG, **change})
+
+
+if __name__ == '__main__':
+  absltest.main()
