@@ -149,12 +149,15 @@ def exact_dot(xp, a, b, row, column, bits):
 
 
 def _reduce(xp, line, x):
-  """[outputs, terms] by the halving tree, padded to a power of two with the identity."""
+  """[outputs, terms] by the halving tree, padded to a power of two with the identity.
+
+  A magnitude's outputs may have axes of their own: no tree is needed, so nothing has to be merged.
+  """
   bop, identity = line.body
   if bops.BOPS[bop].is_float:
     x = bops.canon(xp, x) if line.terms > 1 else x
   if line.terms == 1:
-    return x[:, 0]
+    return x[..., 0]
   if bop in _FREE:
     return _free_reduce(xp, bop, x)
   width = 1 << merkle.depth_of(line.terms)
@@ -178,7 +181,7 @@ def _free_reduce(xp, bop, x):
   if bop == 'iadd':
     return x.sum(1, dtype=np.uint32)
   if bop == 'magmax':
-    return (x & np.uint32(0x7fffffff)).max(1)
+    return (x & np.uint32(0x7fffffff)).max(-1)
   if bop == 'max':
     return bops.max_along(xp, x)
   return (np.bitwise_and if bop == 'iand' else np.bitwise_or).reduce(x, 1) if xp is np else (

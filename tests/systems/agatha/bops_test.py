@@ -101,11 +101,9 @@ class GoldenTest(parameterized.TestCase):
 
   @parameterized.parameters('--xla_cpu_max_isa=SSE4_2', '--xla_disable_hlo_passes=fusion')
   def test_under_other_flags(self, flag):
-    # Without fusion the float64 products of the exact mode are not reproduced (see the README).
-    allowed = {'dot_exact20'} if 'fusion' in flag else set()
     program = ('from tests.systems.agatha import bops_test; import os; '
                'os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); '
-               f'wrong = set(bops_test.mismatches()) - {allowed}; assert not wrong, wrong')
+               'wrong = bops_test.mismatches(); assert not wrong, wrong')
     done = subprocess.run([sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True,
                           env={'XLA_FLAGS': flag, 'JAX_PLATFORMS': 'cpu', 'PATH': '',
                                'PYTHONPATH': str(ROOT)}, check=False)
