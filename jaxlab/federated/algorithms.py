@@ -13,6 +13,7 @@ from jaxlab.federated.client import client_update, difference, full_gradient, op
 from jaxlab.federated.drift import feddyn, mime, mimelite, scaffold
 from jaxlab.federated.local_adaptive import fedlada, fedlalr
 from jaxlab.federated.types import Algorithm
+from jaxlab.train.step import act_once
 
 
 class ServerState(NamedTuple):
@@ -65,8 +66,10 @@ def fedopt(gradient, client_optimizer, server_optimizer, *, weighting='examples'
   def client_step(carry, batch, key):
     params, opt_state, anchor = carry
 
+    batch, given = act_once(gradient, params, batch, key)
+
     def local_gradient(params, batch, key):
-      grads, sums = gradient(params, batch, key)
+      grads, sums = given(params, batch, key)
       if proximal:
         grads = jax.tree.map(lambda g, y, x: g + proximal * (y - x), grads, params, anchor)
       return grads, sums
@@ -156,14 +159,17 @@ def fedprox(gradient, client_optimizer, *, mu: float = 0.01, server_learning_rat
                 proximal=mu)
 
 
-def fedsgd(gradient, *, server_learning_rate: float,
-           weighting: Literal['examples', 'uniform'] = 'examples'):
-  """FedSGD (arXiv 1602.05629): each client sends its full-batch gradient, the server steps.
+def server_descent(gradient, server_optimizer, *, weighting='examples'):
+  """FedSGD (arXiv 1602.05629) whose server steps by any optimizer.
 
-  With weights by examples and whole passes over the data it is gradient descent on the pooled loss.
+  Each client sends its full-batch gradient. With weights by examples and whole passes over the data
+  the server sees the gradient of the pooled loss.
+
+  Args:
+    gradient: (params, batch, key) -> (gradient, {metric: (sum, weight)}).
+    server_optimizer: GradientTransformation fed with the mean gradient.
+    weighting: 'examples' or 'uniform'.
   """
-  server_optimizer = optax.sgd(server_learning_rate)
-
   def init(params):
     return ServerState(params, server_optimizer.init(params))
 
@@ -181,6 +187,15 @@ def fedsgd(gradient, *, server_learning_rate: float,
     return server_step(state, aggregate, server_optimizer)
 
   return Algorithm(init, broadcast, client, server, weighting)
+
+
+def fedsgd(gradient, *, server_learning_rate: float,
+           weighting: Literal['examples', 'uniform'] = 'examples'):
+  """FedSGD (arXiv 1602.05629): each client sends its full-batch gradient, the server steps.
+
+  With weights by examples and whole passes over the data it is gradient descent on the pooled loss.
+  """
+  return server_descent(gradient, optax.sgd(server_learning_rate), weighting=weighting)
 
 
 ALGORITHMS = {

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxlab.train.step import TaskGradient, tree_where
+from jaxlab.train.step import act_once, tree_where
 
 
 class ClientData(NamedTuple):
@@ -97,8 +97,7 @@ def optimizer_step(gradient, optimizer, params, opt_state, batch, key):
   Returns:
     (params, opt_state, {metric: (sum, weight)}).
   """
-  if isinstance(gradient, TaskGradient):  # a second gradient reuses what the Task acted out
-    batch, gradient = gradient.act(params, batch, key), gradient.given
+  batch, gradient = act_once(gradient, params, batch, key)
   grads, sums = gradient(params, batch, key)
   updates, opt_state = optimizer.update(
       grads, opt_state, params, grad_fn=lambda p: gradient(p, batch, key)[0], local_grads=grads)

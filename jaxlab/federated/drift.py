@@ -8,7 +8,7 @@ from jaxlab import config as config_lib
 from jaxlab import parallel
 from jaxlab.federated.client import ClientData, client_update, difference, full_gradient
 from jaxlab.federated.types import Algorithm
-from jaxlab.train.step import all_finite, tree_where
+from jaxlab.train.step import act_once, all_finite, tree_where
 
 
 def _zeros(params):
@@ -214,9 +214,10 @@ def _mime(gradient, learning_rate, momentum, weighting, corrected):
 
   def client_step(carry, batch, key):
     params, payload = carry
-    grads, sums = gradient(params, batch, key)
+    batch, given = act_once(gradient, params, batch, key)
+    grads, sums = given(params, batch, key)
     if corrected:
-      here, _ = gradient(payload['params'], batch, key)
+      here, _ = given(payload['params'], batch, key)
       grads = jax.tree.map(lambda g, x, c: g - x + c, grads, here, payload['gradient'])
     step = lambda y, g, s: y - learning_rate * ((1 - momentum) * g + momentum * s)
     return (jax.tree.map(step, params, grads, payload['momentum']), payload), sums

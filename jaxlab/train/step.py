@@ -132,6 +132,20 @@ class TaskGradient:
     return self.given(params, self.act(params, batch, key), key)
 
 
+def act_once(gradient, params, batch, key):
+  """(batch, gradient) for who takes several gradients of one batch: what a Task acts out is done.
+
+  Args:
+    gradient: `task_gradient`'s, or any other function of (params, batch, key), which acts nothing.
+    params: where the Task acts.
+    batch: mapping of rows.
+    key: PRNG key.
+  """
+  if isinstance(gradient, TaskGradient):
+    return gradient.act(params, batch, key), gradient.given
+  return batch, gradient
+
+
 def task_gradient(task, constants=None, accumulate=1):
   """The `TaskGradient` of a Task without running state.
 

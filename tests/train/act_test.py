@@ -10,6 +10,7 @@ import optax
 from absl.testing import absltest, parameterized
 
 from jaxlab import federated, optim, parallel
+from jaxlab.federated.client import ClientData
 from jaxlab.task import Loss, row_keys
 from jaxlab.train import TrainState, task_gradient, train_step
 from tests import conftest, toy
@@ -81,7 +82,7 @@ class ActTest(parameterized.TestCase):
     chex.assert_trees_all_close(gradient.given(elsewhere, acted, key)[0], plain, atol=1e-6)
     self.assertGreater(
         np.abs(gradient(elsewhere, BATCH, key)[0]['w'] - plain['w']).max(), 1e-3)
-    optimizer = optim.adasam(0.1, rho=0.5)
+    optimizer = optim.sam(optax.sgd(0.5), rho=2.0)
     step_key = jax.random.fold_in(jax.random.key(1), 0)
     acted = gradient.act(params, BATCH, step_key)
     first = gradient.given(params, acted, step_key)[0]
@@ -100,6 +101,26 @@ class ActTest(parameterized.TestCase):
     acting, again, plain = run(TASK), run(TASK), run(TOY)
     toy.assert_trees_equal(acting, again)
     self.assertGreater(np.abs(acting['w'] - plain['w']).max(), 1e-3)
+
+  @parameterized.parameters(0.0, 0.1)
+  def test_a_clients_second_gradient_acts_no_more(self, proximal):
+    """The client's one step is that of SAM at what was acted out before it."""
+    params, key = TOY.init(jax.random.key(0))['params'], jax.random.key(2)
+    gradient, optimizer = task_gradient(TASK), optim.sam(optax.sgd(0.5), rho=2.0)
+    algorithm = federated.fedopt(gradient, optimizer, optax.sgd(1.0), proximal=proximal)
+    rows = jnp.arange(8, dtype=jnp.int32)[None]
+    data = ClientData(jax.tree.map(jnp.asarray, toy.columns(8)), rows, jnp.ones((), jnp.int32))
+    delta, _, _ = algorithm.client(params, (), data, key)
+    batch = {**toy.columns(8), 'weight': np.ones(8, np.float32)}
+    step_key = jax.random.fold_in(key, 0)
+    acted = gradient.act(params, batch, step_key)
+
+    def given(p):
+      grads = gradient.given(p, acted, step_key)[0]
+      return jax.tree.map(lambda g, y, x: g + proximal * (y - x), grads, p, params)
+
+    updates, _ = optimizer.update(given(params), optimizer.init(params), params, grad_fn=given)
+    chex.assert_trees_all_close(delta, updates, atol=1e-5)
 
   def test_row_keys_number_the_rows_of_all_devices(self):
     key = jax.random.key(5)

@@ -10,7 +10,6 @@ from jaxlab.federated.client import full_gradient
 from jaxlab.federated.types import Algorithm
 from jaxlab.task import join_variables
 from jaxlab.tasks import news as news_task
-from jaxlab.train.step import task_gradient
 
 
 def union_of(cohort, table, num_news, size):
@@ -113,34 +112,5 @@ def efficient_fedrec(task, constants, server_optimizer, *, union_size: int,
     if not train_news:  # nor may momentum or weight decay move it
       new = new._replace(params={**new.params, 'news': news})
     return new
-
-  return Algorithm(init, broadcast, client, server)
-
-
-def whole_model(task, constants, server_optimizer):
-  """FedSGD of the whole model, the comparison: it travels both ways and is trained at the client.
-
-  Args:
-    task: Task.
-    constants: the Flax collection 'constants' of the task.
-    server_optimizer: GradientTransformation over the parameters.
-  """
-  gradient = task_gradient(task, constants)
-
-  def init(params):
-    return ServerState(params, server_optimizer.init(params))
-
-  def broadcast(state, cohort, table, key):
-    del cohort, table, key
-    return state.params, ()
-
-  def client(payload, client_state, data, key):
-    grads, sums = full_gradient(gradient, payload, data, key)
-    means = {name: value / jnp.maximum(weight, 1e-30) for name, (value, weight) in sums.items()}
-    return grads, client_state, means
-
-  def server(state, aux, aggregate, participants, key):
-    del aux, participants, key
-    return server_step(state, aggregate, server_optimizer)
 
   return Algorithm(init, broadcast, client, server)

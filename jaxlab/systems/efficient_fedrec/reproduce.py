@@ -20,13 +20,13 @@ from jaxlab.data import news as news_data
 from jaxlab.federated import aggregators
 from jaxlab.federated import clients as clients_lib
 from jaxlab.federated import secure_aggregation as secure
-from jaxlab.federated.types import Stream
+from jaxlab.federated.algorithms import server_descent
 from jaxlab.metrics import ranking
 from jaxlab.models import news as models
 from jaxlab.systems.efficient_fedrec import costs
-from jaxlab.systems.efficient_fedrec.algorithm import efficient_fedrec, whole_model
+from jaxlab.systems.efficient_fedrec.algorithm import efficient_fedrec
 from jaxlab.tasks import news as news_task
-from jaxlab.train import claims, figures
+from jaxlab.train import claims, figures, task_gradient
 
 USERS, COHORT = 800, 50
 EMBED, HEADS, HEAD_DIM, QUERIES = 300, 4, 5, 16
@@ -68,38 +68,11 @@ def make_data(kind, seed):
   return news_task.prepare(news, splits, **DATA)
 
 
-def secure_aggregator(codec, key):
-  """The codec's secure mean of one round as an Aggregator: clients are encoded as they come."""
-  stream = codec.aggregator.stream
-
-  def encode(messages, weights, first):
-    ids = first + jnp.arange(len(weights), dtype=jnp.int32)
-    return codec.encode(messages, weights, ids, ids, key)
-
-  def zero(message):
-    one = jax.tree.map(lambda x: jnp.zeros((1, *x.shape), x.dtype), message)
-    encoded = jax.eval_shape(encode, one, jnp.ones(1), jnp.zeros((), jnp.int32))
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), encoded)
-    return stream.zero(shapes), jnp.zeros((), jnp.int32)
-
-  def add(accumulator, messages, weights):
-    total, first = accumulator
-    encoded = encode(messages, weights, first)
-    return stream.add(total, encoded, weights), first + len(weights)
-
-  def collect(accumulator, axis):
-    del axis
-    return accumulator
-
-  finish = lambda accumulator, _: stream.finish(accumulator[0], key)
-  return aggregators.from_stream(Stream(zero, add, collect, finish))
-
-
 def make_algorithm(arm, task, constants, *, train_news=True):
   """The Algorithm of an arm; the server's optimizer is the same for all."""
   optimizer = optax.adam(RATE)
   if arm == 'whole model':
-    return whole_model(task, constants, optimizer)
+    return server_descent(task_gradient(task, constants), optimizer)
   train = train_news and arm != 'frozen news encoder'
   return efficient_fedrec(task, constants, optimizer, union_size=len(constants['news']['title']),
                           train_news=train)
@@ -111,25 +84,24 @@ def auc_curve(task, arm, train_news):
 
   Compiled once an arm and shapes.
   """
+  codec, aggregator = None, aggregators.weighted_mean()
   if arm == 'secure sums':
-    codec = secure.secure_mean(num_clients=COHORT, cohort_size=COHORT, **SECURE)
-    make_aggregator = functools.partial(secure_aggregator, codec)
-  else:
-    make_aggregator = lambda key: aggregators.weighted_mean()
+    codec = secure.secure_mean(num_clients=USERS, cohort_size=COHORT, **SECURE)
+    aggregator = codec.aggregator
 
   def run(shared, features, table, test, key, cohorts):
     del shared
     constants = {'news': features}
     algorithm = make_algorithm(arm, task, constants, train_news=train_news)
-    init_key, round_key, secure_key = jax.random.split(key, 3)
+    init_key, round_key = jax.random.split(key)
     params = task.init(init_key)['params']
-    state = federated.RoundState.start(algorithm, aggregators.weighted_mean(), params)
+    state = federated.RoundState.start(algorithm, aggregator, params)
 
     def one(state, inputs):
       number, cohort = inputs
       state, metrics = federated.federated_round(
           state, cohort, table, jax.random.fold_in(round_key, number), algorithm=algorithm,
-          aggregator=make_aggregator(jax.random.fold_in(secure_key, number)))
+          aggregator=aggregator, codec=codec)
       return state, metrics['loss']
 
     def block(state, inputs):

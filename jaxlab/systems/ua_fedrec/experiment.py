@@ -12,17 +12,18 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxlab import federated
 from jaxlab.data import mind, mind_demo
 from jaxlab.data import news as news_data
 from jaxlab.federated import aggregators, attacks
 from jaxlab.federated import clients as clients_lib
+from jaxlab.federated.algorithms import server_descent
 from jaxlab.metrics import ranking
 from jaxlab.models import news as models
 from jaxlab.systems.ua_fedrec import attack as attack_lib
 from jaxlab.systems.ua_fedrec import comparison
-from jaxlab.systems.ua_fedrec.algorithm import fedsgd_adam
 from jaxlab.tasks import news as news_task
 from jaxlab.train import task_gradient
 
@@ -212,7 +213,7 @@ def one_run(task, defended, rounds):
   def run(shared, seed, key, share, forge, flip, strength, rule):
     world = of_seed(shared, seed)
     constants = {'news': world.features}
-    algorithm = fedsgd_adam(task_gradient(task, constants), RATE)
+    algorithm = server_descent(task_gradient(task, constants), optax.adam(RATE))
     learn = attack_lib.own_clients(algorithm, world.table, world.own_index[share],
                                    world.own_sizes[share], count=OWN_CLIENTS)
     ua = attack_lib.ua_forge(task.encode, world.features, strength, refresh_every=REFRESH_EVERY,

@@ -6,14 +6,15 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from jaxlab import config as config_lib
 from jaxlab.data import pipeline
 from jaxlab.federated import attacks, simulation
 from jaxlab.federated import clients as clients_lib
+from jaxlab.federated.algorithms import server_descent
 from jaxlab.federated.round import Threat
 from jaxlab.systems.ua_fedrec import attack as attack_lib
-from jaxlab.systems.ua_fedrec.algorithm import fedsgd_adam
 from jaxlab.tasks import news as news_task
 from jaxlab.train.step import task_gradient
 
@@ -79,7 +80,7 @@ class Federation(simulation.FederatedConfig):
   def make_algorithm(self, gradient):
     """FedSGD with Adam at the rate `algorithm.server_learning_rate`."""
     return config_lib.call(
-        lambda *, server_learning_rate: fedsgd_adam(gradient, server_learning_rate),
+        lambda *, server_learning_rate: server_descent(gradient, optax.adam(server_learning_rate)),
         self.algorithm, 'federated.algorithm')
 
   def make_threat(self, seed):

@@ -12,10 +12,12 @@ from jaxlab import federated, parallel
 from jaxlab.data import pipeline
 from jaxlab.federated import aggregators
 from jaxlab.federated import clients as clients_lib
+from jaxlab.federated.algorithms import server_descent
 from jaxlab.models import news as models
-from jaxlab.systems.efficient_fedrec import costs, efficient_fedrec, whole_model
+from jaxlab.systems.efficient_fedrec import costs, efficient_fedrec
 from jaxlab.systems.efficient_fedrec.algorithm import union_of
 from jaxlab.tasks import news as news_task
+from jaxlab.train import task_gradient
 from tests import conftest, toy_news
 
 assert conftest.FLAGS  # importing it is what makes four devices without pytest too
@@ -72,7 +74,7 @@ class IdentityTest(parameterized.TestCase):
   def test_two_stages_are_the_end_to_end_gradient(self, name):
     task, constants, params, table = setup(name)
     two = efficient_fedrec(task, constants, SGD, union_size=25, chunk=7)
-    whole = whole_model(task, constants, SGD)
+    whole = server_descent(task_gradient(task, constants), SGD)
     ours, theirs = (one_round(a, params, table, first(cohort()))[0] for a in (two, whole))
     # And both are a centralised step on the pooled rows: no pool of the toy leaves a choice.
     batch = {**table, 'candidates': jnp.concatenate([table['click'][:, None], table['pool']], 1),
@@ -195,7 +197,8 @@ class CostsTest(absltest.TestCase):
     down, up = federated.round_bytes(two, params, table, 4)
     self.assertEqual(down, 4 * (count(params['user']) + 20 * 4 + 20))
     self.assertEqual(up, 4 * (count(params['user']) + 20 * 4) + 8)
-    whole = federated.round_bytes(whole_model(task, constants, SGD), params, table, 4)
+    descent = server_descent(task_gradient(task, constants), SGD)
+    whole = federated.round_bytes(descent, params, table, 4)
     self.assertEqual(whole, (4 * count(params), 4 * count(params) + 8))
     sparse = costs.sparse_whole_numbers(params, table, np.asarray(constants['news']['title']))
     self.assertBetween(sparse, count(params['user']), count(params))

@@ -4,13 +4,14 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from absl.testing import absltest, parameterized
 
 from jaxlab import federated
 from jaxlab.federated import aggregators, attacks
+from jaxlab.federated.algorithms import server_descent
 from jaxlab.models import news as models
 from jaxlab.systems.ua_fedrec import experiment
-from jaxlab.systems.ua_fedrec.algorithm import fedsgd_adam
 from jaxlab.tasks import news as news_task
 from jaxlab.train import task_gradient
 
@@ -53,7 +54,7 @@ class PooledTest(parameterized.TestCase):
     constants = {'news': world.features}
     # Where there are just as many negatives as are drawn, the draw does not matter.
     table = {**world.table, 'pool_size': jnp.minimum(world.table['pool_size'], 4)}
-    algorithm = fedsgd_adam(task_gradient(task, constants), 0.1)
+    algorithm = server_descent(task_gradient(task, constants), optax.adam(0.1))
     mean = aggregators.weighted_mean()
 
     attack = attacks.same_value(value=0.1)
