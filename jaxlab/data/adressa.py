@@ -147,39 +147,30 @@ def draw_negatives(rng, num_news, clicked, count=NEGATIVES):
   return chosen
 
 
-_CONFIGS = [
-    mind.MindConfig(name='week', source='adressa', test_labels=True,
-                    description='The light version of one week.'),
-    mind.MindConfig(name='demo', source='demo', test_labels=True,
-                    description='The world of `mind_demo` as seven files.'),
-]
-_INSTRUCTIONS = ('Adressa (https://reclab.idi.ntnu.no/dataset): unpack one_week.tar.gz, the seven '
-                 'files 20170101 to 20170107, to the folder adressa.')
+class _Adressa(mind.MindFiles, skip_registration=True):
+  """How Adressa's files become a folder in MIND's format."""
+
+  BUILDER_CONFIGS = [
+      mind.MindConfig(name='week', source='adressa', test_labels=True,
+                      description='The light version of one week.'),
+      mind.MindConfig(name='demo', source='demo', test_labels=True,
+                      description='The world of `mind_demo` as seven files.'),
+  ]
+  MANUAL_DOWNLOAD_INSTRUCTIONS = (
+      'Adressa (https://reclab.idi.ntnu.no/dataset): unpack one_week.tar.gz, the seven files '
+      '20170101 to 20170107, to the folder adressa.')
+
+  def _write_demo(self, folder):
+    mind_demo.write_adressa(folder)
+
+  def _prepare(self, source, folder):
+    convert(source, folder, on_bad_row=self.builder_config.on_bad_row)
+    return folder
 
 
-class Adressa(mind.Mind):
+class Adressa(_Adressa, mind.Mind):
   """Impressions of Adressa, as those of `mind.Mind`; every split has labels."""
 
-  BUILDER_CONFIGS = _CONFIGS
-  MANUAL_DOWNLOAD_INSTRUCTIONS = _INSTRUCTIONS
 
-  def _write_demo(self, folder):
-    mind_demo.write_adressa(folder)
-
-  def _prepare(self, source, folder):
-    convert(source, folder, on_bad_row=self.builder_config.on_bad_row)
-    return folder
-
-
-class AdressaNews(mind.MindNews):
+class AdressaNews(_Adressa, mind.MindNews):
   """News of Adressa, as those of `mind.MindNews`; there are titles alone."""
-
-  BUILDER_CONFIGS = _CONFIGS
-  MANUAL_DOWNLOAD_INSTRUCTIONS = _INSTRUCTIONS
-
-  def _write_demo(self, folder):
-    mind_demo.write_adressa(folder)
-
-  def _prepare(self, source, folder):
-    convert(source, folder, on_bad_row=self.builder_config.on_bad_row)
-    return folder

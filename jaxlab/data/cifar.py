@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxlab.config import ConfigError
+from jaxlab.data.array_record import ArrayRecordBuilder
 from jaxlab.data.rows import parse_rows
 
 PIXELS = 3 * 32 * 32
@@ -54,14 +55,13 @@ _CIFAR100 = {
 }
 
 
-class Cifar(tfds.core.GeneratorBasedBuilder):
+class Cifar(ArrayRecordBuilder):
   """Small colour images of 10 or 100 classes, in the order of the official files.
 
   'image' is uint8 [32, 32, 3] and 'label' the class (of CIFAR-100 the fine one). 'demo' is made by
   `write_demo` in CIFAR-10's format.
   """
 
-  VERSION = tfds.core.Version('1.0.0')
   BUILDER_CONFIGS = [
       CifarConfig(name='cifar10', description='50000 + 10000 images of 10 classes.', **_CIFAR10),
       CifarConfig(name='cifar100', description='50000 + 10000 images of 100 classes.', **_CIFAR100),
@@ -70,10 +70,6 @@ class Cifar(tfds.core.GeneratorBasedBuilder):
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
       'Fetch cifar-10-python.tar.gz or cifar-100-python.tar.gz from '
       'https://www.cs.toronto.edu/~kriz/cifar.html; extracting it is not needed.')
-  url_infos = None  # there are no downloads to check, see `digits`
-
-  def __init__(self, *, file_format='array_record', **kwargs):
-    super().__init__(file_format=file_format, **kwargs)
 
   def _info(self):
     return tfds.core.DatasetInfo(

@@ -2,22 +2,16 @@
 import numpy as np
 import tensorflow_datasets as tfds
 
+from jaxlab.data.array_record import ArrayRecordBuilder
 
-class Digits(tfds.core.GeneratorBasedBuilder):
+
+class Digits(ArrayRecordBuilder):
   """1797 handwritten digits of 8 x 8 pixels in one split 'train', always in the same random order.
 
   'image' is uint8 [8, 8], values 0..16 (inked pixels in a 4 x 4 block of the scan), and 'label' the
   digit, 0..9. Row r is scikit-learn's row `numpy.random.default_rng(0).permutation(1797)[r]`, so
   that 'train[:1297]' and 'train[1297:]' are the same two random parts for everybody.
   """
-
-  VERSION = tfds.core.Version('1.0.0')
-  # There are no downloads to check. TFDS would look for checksums through importlib_resources,
-  # which it uses without requiring it.
-  url_infos = None
-
-  def __init__(self, *, file_format='array_record', **kwargs):
-    super().__init__(file_format=file_format, **kwargs)
 
   def _info(self):
     return tfds.core.DatasetInfo(

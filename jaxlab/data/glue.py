@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxlab.config import ConfigError
+from jaxlab.data.array_record import ArrayRecordBuilder
 from jaxlab.data.rows import parse_rows
 
 _BINARY = ('0', '1')
@@ -62,7 +63,7 @@ CONFIGS = {config.name: config for config in (
 )}
 
 
-class Glue(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class Glue(ArrayRecordBuilder, skip_registration=True):
   """Sentences or pairs of sentences with a label; a config a task.
 
   'sentence1' and 'sentence2' are text, the second empty in tasks of single sentences; 'label' is
@@ -70,16 +71,11 @@ class Glue(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   SST-2: is a sentence from the docstrings of array packages (0) or of statistics and learning (1)?
   """
 
-  VERSION = tfds.core.Version('1.0.0')
   BUILDER_CONFIGS = list(CONFIGS.values())
   MANUAL_DOWNLOAD_INSTRUCTIONS = (
       'The folders CoLA, SST-2, MRPC, STS-B, QQP, MNLI, QNLI and RTE of https://gluebenchmark.com, '
       "each with its train.tsv and dev.tsv. Config 'sms': train.tsv and test.tsv of id, ham or "
       'spam, and message.')
-  url_infos = None  # there are no downloads to check, see `digits`
-
-  def __init__(self, *, file_format='array_record', **kwargs):
-    super().__init__(file_format=file_format, **kwargs)
 
   def _info(self):
     return tfds.core.DatasetInfo(

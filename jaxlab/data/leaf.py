@@ -19,6 +19,7 @@ import tensorflow_datasets as tfds
 
 from jaxlab.config import ConfigError
 from jaxlab.data import characters, leaf_demo, tfrecord
+from jaxlab.data.array_record import ArrayRecordBuilder
 from jaxlab.data.rows import parse_rows
 
 LENGTH = 80  # characters of a LEAF row and of a sequence
@@ -38,14 +39,8 @@ class LeafConfig(tfds.core.BuilderConfig):
   on_bad_row: str = 'raise'
 
 
-class _Leaf(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class _Leaf(ArrayRecordBuilder, skip_registration=True):
   """What the two data sets share; a data set says how a row of each form is read."""
-
-  VERSION = tfds.core.Version('1.0.0')
-  url_infos = None  # there are no downloads to check, see `digits`
-
-  def __init__(self, *, file_format='array_record', **kwargs):
-    super().__init__(file_format=file_format, **kwargs)
 
   def _features(self):
     raise NotImplementedError

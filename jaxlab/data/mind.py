@@ -19,6 +19,7 @@ import tensorflow_datasets as tfds
 
 from jaxlab.config import ConfigError
 from jaxlab.data import mind_demo
+from jaxlab.data.array_record import ArrayRecordBuilder
 from jaxlab.data.rows import parse_rows
 
 SPLITS = ('train', 'dev', 'test')
@@ -226,11 +227,9 @@ class MindConfig(tfds.core.BuilderConfig):
   on_bad_row: str = 'raise'
 
 
-class MindFiles(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class MindFiles(ArrayRecordBuilder, skip_registration=True):
   """What the builders of news data share: a folder in MIND's format."""
 
-  VERSION = tfds.core.Version('1.0.0')
-  url_infos = None  # there are no downloads to check, see `digits`
   BUILDER_CONFIGS = [
       MindConfig(name='small', source='MINDsmall', description='50 000 users; train and dev.'),
       MindConfig(name='large', source='MINDlarge', description='A million users; with test.'),
@@ -240,9 +239,6 @@ class MindFiles(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       'MIND (https://msnews.github.io, under the Microsoft Research licence): unpack '
       'MINDsmall_train.zip and MINDsmall_dev.zip to MINDsmall/train and MINDsmall/dev; for the '
       'config large the three of MINDlarge likewise, to train, dev and test.')
-
-  def __init__(self, *, file_format='array_record', **kwargs):
-    super().__init__(file_format=file_format, **kwargs)
 
   def _features(self):
     raise NotImplementedError

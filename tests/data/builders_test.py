@@ -13,6 +13,7 @@ from absl.testing import absltest, parameterized
 
 from jaxlab.config import ConfigError
 from jaxlab.data import builders
+from jaxlab.data.array_record import ArrayRecordBuilder
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -43,16 +44,11 @@ def start(data_dir, me, processes, seconds):
   return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
-class Toy(tfds.core.GeneratorBasedBuilder):
+class Toy(ArrayRecordBuilder):
   """Numbers from a file that the user must fetch, or from nowhere."""
 
-  VERSION = tfds.core.Version('1.0.0')
   BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in ('real', 'demo')]
   MANUAL_DOWNLOAD_INSTRUCTIONS = 'Fetch numbers.txt from the moon.'
-  url_infos = None
-
-  def __init__(self, *, file_format='array_record', **kwargs):
-    super().__init__(file_format=file_format, **kwargs)
 
   def _info(self):
     features = tfds.features.FeaturesDict({'x': np.int64})

@@ -18,6 +18,7 @@ import tensorflow_datasets as tfds
 
 from jaxlab import config as config_lib
 from jaxlab.data import builders, pipeline
+from jaxlab.data.array_record import ArrayRecordBuilder
 from jaxlab.data.rows import parse_rows
 from jaxlab.systems.xdeepfm import demo, formats, vocabulary
 
@@ -44,14 +45,8 @@ def split_draws(count, start=0):
   return vocabulary.mix(numbers) / 2.0**64
 
 
-class _Log(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class _Log(ArrayRecordBuilder, skip_registration=True):
   """What the builders share: splits by the number of the row, rows parsed one by one."""
-
-  VERSION = tfds.core.Version('1.0.0')
-  url_infos = None  # there are no downloads to check, see `digits`
-
-  def __init__(self, *, file_format='array_record', **kwargs):
-    super().__init__(file_format=file_format, **kwargs)
 
   def _features(self):
     raise NotImplementedError
