@@ -159,7 +159,7 @@ def final(curves):
 
 def measure_costs(task, inputs, ablate):
   """Bytes and milliseconds of a client in the first world; ratios whole model / two stages."""
-  features, table, _, _, cohorts = jax.tree.map(lambda x: x[0], inputs)
+  features, table, _, _, cohorts = jax.tree.map(lambda x: jnp.asarray(x[0]), inputs)
   constants = {'news': features}
   params = task.init(jax.random.key(0))['params']
   whole = make_algorithm('whole model', task, constants)
