@@ -5,10 +5,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from jaxlab import config as config_lib
-from jaxlab.data import builders, glove
+from jaxlab.data import builders, glove, mind
 
 _WORDS = re.compile(r'[\w]+|[.,!?;|]')
 POPULAR_SHARE, UNPOPULAR_SHARE = 0.1, 0.55
+TEXTS = ('category', 'subcategory', 'title', 'abstract')
 
 
 class Ragged(NamedTuple):
@@ -84,8 +85,22 @@ def load(name, config):
     splits[split] = collect(builder.as_data_source(split).__getitems__(range(info.num_examples)))
   table = builders.load(f'{name}_news', config=config)
   rows = table.as_data_source('news').__getitems__(range(table.info.splits['news'].num_examples))
-  texts = ('category', 'subcategory', 'title', 'abstract')
-  return {text: [row[text].decode() for row in rows] for text in texts}, splits
+  return {text: [row[text].decode() for row in rows] for text in TEXTS}, splits
+
+
+def read_folder(folder, splits):
+  """(news columns, {split: Impressions}) of a folder in MIND's format.
+
+  Args:
+    folder: with a folder a split, see `mind.read_behaviors`.
+    splits: {split: its folder's name}.
+  """
+  rows = mind.all_news(folder)
+  numbers, users = {row.news: i for i, row in enumerate(rows, 1)}, {}
+  read = lambda name: mind.read_behaviors(folder / name / 'behaviors.tsv')
+  made = {split: collect(mind.numbered(read(name), numbers, users))
+          for split, name in splits.items()}
+  return {text: [getattr(row, text) for row in rows] for text in TEXTS}, made
 
 
 def tokenize(text):

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from jaxlab import federated, parallel
-from jaxlab.data import adressa, mind, mind_demo
+from jaxlab.data import adressa, mind_demo
 from jaxlab.data import news as news_data
 from jaxlab.federated import aggregators
 from jaxlab.federated import clients as clients_lib
@@ -58,14 +58,8 @@ def make_data(kind, seed):
       mind_demo.write_adressa(folder / 'week', seed)
       adressa.convert(folder / 'week', folder / 'mind')
       test = 'test'
-    rows = mind.all_news(folder / 'mind')
-    numbers, users, splits = {row.news: i for i, row in enumerate(rows, 1)}, {}, {}
-    for name, split in (('train', 'train'), ('test', test)):
-      read = mind.read_behaviors(folder / 'mind' / split / 'behaviors.tsv')
-      splits[name] = news_data.collect(mind.numbered(read, numbers, users))
-  news = {name: [getattr(row, name) for row in rows]
-          for name in ('title', 'abstract', 'category', 'subcategory')}
-  return news_task.prepare(news, splits, **DATA)
+    parts = news_data.read_folder(folder / 'mind', {'train': 'train', 'test': test})
+  return news_task.prepare(*parts, **DATA)
 
 
 def make_algorithm(arm, task, constants, *, train_news=True):

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from jaxlab import federated
-from jaxlab.data import mind, mind_demo
+from jaxlab.data import mind_demo
 from jaxlab.data import news as news_data
 from jaxlab.federated import aggregators, attacks
 from jaxlab.federated import clients as clients_lib
@@ -101,14 +101,8 @@ def make_data(seed, **sizes):
   with tempfile.TemporaryDirectory() as folder:
     folder = pathlib.Path(folder, 'mind')
     mind_demo.write_mind(folder, seed, **sizes)
-    rows = mind.all_news(folder)
-    numbers, users, splits = {row.news: i for i, row in enumerate(rows, 1)}, {}, {}
-    for name, split in (('train', 'train'), ('test', 'dev')):
-      read = mind.read_behaviors(folder / split / 'behaviors.tsv')
-      splits[name] = news_data.collect(mind.numbered(read, numbers, users))
-  news = {name: [getattr(row, name) for row in rows]
-          for name in ('title', 'abstract', 'category', 'subcategory')}
-  return news_task.prepare(news, splits, **DATA)
+    parts = news_data.read_folder(folder, {'train': 'train', 'test': 'dev'})
+  return news_task.prepare(*parts, **DATA)
 
 
 def pad_to(arrays, value):
