@@ -7,7 +7,6 @@ random data, many to a call so that dispatch does not count. The second gradient
 step; the exit status is 1 if AdaSAM costs more than LIMIT times its moments alone.
 """
 import functools
-import json
 import statistics
 import sys
 import time
@@ -19,9 +18,9 @@ import optax
 import optax.contrib
 from absl import app, flags
 
+from benchmarks import comparison
 from jaxlab import models, optim
 
-JSON = flags.DEFINE_string('json', None, 'File to write the rows of the table to.')
 REPETITIONS = flags.DEFINE_integer('repetitions', 11, 'Timed calls of each program.', lower_bound=1)
 
 LIMIT = 2.15
@@ -109,12 +108,7 @@ def measure(problem):
 def main(_):
   rows = [row for problem in PROBLEMS for row in measure(problem)]
   print(f'a step of adasam against a peer, on {jax.devices()[0].device_kind}')
-  print(f'{"problem: peer":44} {"ours":>9} {"peer":>9} {"unit":>5} {"peer/ours":>10}')
-  for row in rows:
-    print('{name:44} {ours:9.3f} {peer:9.3f} {unit:>5} {ratio:10.3f}'.format(**row))
-  if JSON.value:
-    with open(JSON.value, 'w', encoding='utf-8') as file:
-      json.dump(rows, file, indent=1)
+  comparison.show(rows, 'problem: peer')
   over = [row['name'] for row in rows if row['name'].endswith(': scale_by_adasam')
           and row['ratio'] * LIMIT < 1]
   if over:

@@ -9,7 +9,6 @@ than NumPy everywhere, than PyTorch for mean, Krum, RFA, DnC and FedRA, and FedR
 multi-Krum.
 """
 import functools
-import json
 import math
 import statistics
 import sys
@@ -19,9 +18,9 @@ import jax
 import numpy as np
 from absl import app, flags
 
+from benchmarks import comparison
 from jaxlab.federated import aggregators
 
-JSON = flags.DEFINE_string('json', None, 'File to write the rows of the table to.')
 CLIENTS = flags.DEFINE_integer('clients', 100, 'Clients.', lower_bound=15)
 SIZE = flags.DEFINE_integer('size', 1_000_000, 'Parameters of a message.', lower_bound=10)
 RESIDUAL_SIZE = flags.DEFINE_integer('residual_size', 10_000, 'The same for the residual rule.')
@@ -265,9 +264,7 @@ def main(_):
   print('{name:28} {ours:9.1f} {peer:9.1f} {unit:>5} {ratio:10.2f}'.format(**rows[-1]))
   if ours['fedra'] > 1.5 * ours['multi_krum']:
     missed.append('fedra: multi_krum')
-  if JSON.value:
-    with open(JSON.value, 'w', encoding='utf-8') as file:
-      json.dump(rows, file, indent=1)
+  comparison.write(rows)
   if missed:
     sys.exit(f'missed: {", ".join(missed)}')
 

@@ -8,7 +8,6 @@ transformers in eager mode and, where it compiles, with a static cache under tor
 status is 1 if a bar is missed: 3 times as fast on the tiny model, ahead at 100 M parameters.
 """
 import functools
-import json
 import statistics
 import sys
 import tempfile
@@ -21,12 +20,12 @@ import torch
 import transformers
 from absl import app, flags
 
+from benchmarks import comparison
 from jaxlab.models import pretrained
 from jaxlab.models.decoder_config import from_checkpoint_config
 from jaxlab.models.decoder_lm import DecoderLM, params_from_torch, params_to_torch
 from jaxlab.models.generate import generate
 
-JSON = flags.DEFINE_string('json', None, 'File to write the rows of the table to.')
 ONLY = flags.DEFINE_string('only', '', 'Part of the name of the models to measure.')
 REPETITIONS = flags.DEFINE_integer('repetitions', 5, 'Timed calls of each program.', lower_bound=1)
 COMPILED = flags.DEFINE_bool('compiled', True, 'Whether to try a static cache and torch.compile.')
@@ -139,12 +138,7 @@ def measure(name):
 
 def main(_):
   rows = [row for name in MODELS if ONLY.value in name for row in measure(name)]
-  print(f'{"model, part: peer":44} {"ours":>10} {"peer":>10} {"unit":>5} {"peer/ours":>10}')
-  for row in rows:
-    print('{name:44} {ours:10.1f} {peer:10.1f} {unit:>5} {ratio:10.2f}'.format(**row))
-  if JSON.value:
-    with open(JSON.value, 'w', encoding='utf-8') as file:
-      json.dump(rows, file, indent=1)
+  comparison.show(rows, 'model, part: peer')
   missed = [f'{row["name"]}: {row["ratio"]:.2f} times, the bar is {row["bar"]}' for row in rows
             if row['bar'] and row['ratio'] < row['bar']]
   if missed:

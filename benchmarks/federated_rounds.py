@@ -22,7 +22,6 @@ MAX_COMPILATIONS programs serve 20 cohorts, or if 1000 clients a round need more
 times the memory of 100.
 """
 import functools
-import json
 import os
 import statistics
 import sys
@@ -40,12 +39,12 @@ import optax
 from absl import app, flags
 from fedjax.algorithms import fed_avg
 
+from benchmarks import comparison
 from jaxlab import federated, models, parallel
 from jaxlab.federated.clients import Clients, LocalWork, local_batches, make_cohort, padding_waste
 from jaxlab.tasks import classification
 from jaxlab.train.step import task_gradient
 
-JSON = flags.DEFINE_string('json', None, 'File to write the rows of the table to.')
 REPETITIONS = flags.DEFINE_integer('repetitions', 7, 'Timed calls of each program.', lower_bound=1)
 ONLY = flags.DEFINE_string('only', '', 'Only the workloads whose name contains this.')
 
@@ -333,12 +332,7 @@ def main(_):
   chosen = {name: w for name, w in WORKLOADS.items() if ONLY.value in name}
   rows = [row for name, workload in chosen.items() for row in measure(name, workload)]
   print(f'a round against FedJAX, on {jax.local_device_count()} x {jax.devices()[0].device_kind}')
-  print(f'{"workload":58} {"ours":>9} {"peer":>9} {"unit":>5} {"peer/ours":>10}')
-  for row in rows:
-    print('{name:58} {ours:9.3f} {peer:9.3f} {unit:>5} {ratio:10.3f}'.format(**row))
-  if JSON.value:
-    with open(JSON.value, 'w', encoding='utf-8') as file:
-      json.dump(rows, file, indent=1)
+  comparison.show(rows, 'workload')
   missed = [f'{row["name"]}: {row["ratio"]:.2f} times, the bar is {chosen[row["name"]].bar}'
             for row in rows if row['name'] in chosen and row['ratio'] < chosen[row['name']].bar]
   if (compilations := count_compilations()) > MAX_COMPILATIONS:

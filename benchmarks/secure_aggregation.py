@@ -18,7 +18,6 @@ about 350 ms a client, more than half of which goes into checking signatures.
 Times are processor seconds: a client's whole work (mean over the clients that stayed), and the
 server's. Bytes are those of all messages of a client that stayed, mean over clients.
 """
-import json
 import multiprocessing
 import secrets
 import sys
@@ -28,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
+from benchmarks import comparison
 from jaxlab.federated import secure_aggregation as secure
 from jaxlab.federated.secure_aggregation import messages, primitives
 
@@ -35,7 +35,6 @@ CLIENTS = flags.DEFINE_list('clients', ['10', '100'], 'Numbers of clients.')
 DROPOUT = flags.DEFINE_list('dropout', ['0', '0.1', '0.3'], 'Shares of clients that drop out.')
 NEIGHBORS = flags.DEFINE_integer('neighbors', 0, 'Clients to share masks with; 0 for all.')
 SIZE = flags.DEFINE_integer('size', 1000, 'Numbers of a vector.', lower_bound=1)
-JSON = flags.DEFINE_string('json', None, 'File to write the rows of the table to.')
 
 CLIP, BITS = 1.0, 16
 TIMEOUT = 10.0  # seconds without a message after which a phase of the server ends
@@ -142,9 +141,7 @@ def main(_):
     for dropout in map(float, DROPOUT.value):
       rows.append(measure(num_clients, dropout, NEIGHBORS.value, SIZE.value))
       print(' '.join(f'{rows[-1][name]:{spec}}' for name, spec in COLUMNS.items()), flush=True)
-  if JSON.value:
-    with open(JSON.value, 'w', encoding='utf-8') as file:
-      json.dump(rows, file, indent=1)
+  comparison.write(rows)
   wrong = [row for row in rows if not row['exact'] or row['error'] > row['bound']]
   if wrong:
     sys.exit(f'sums that are not the plain ones: {wrong}')

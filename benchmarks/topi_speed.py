@@ -11,7 +11,6 @@ region, and the target covers the middle quarter of the reference. What tau keep
 choices and is printed; a trained network may keep more. The exit status is 1 below the bars.
 """
 import functools
-import json
 import statistics
 import sys
 import time
@@ -22,12 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
+from benchmarks import comparison
 from jaxlab.models import dit_sampler, dit_tokens, dit_weights, rectified_flow
 from jaxlab.models.dit import DiT, init_params
 from jaxlab.models.dit_sampler import Conditions, Prompt
 from jaxlab.systems.topi import cost, sampler
 
-JSON = flags.DEFINE_string('json', None, 'File to write the rows of the table to.')
 REPETITIONS = flags.DEFINE_integer('repetitions', 3, 'Timed sampling runs.', lower_bound=1)
 PASSES = flags.DEFINE_integer('passes', 7, 'Timed forward passes.', lower_bound=1)
 
@@ -162,12 +161,7 @@ def main(_):
   rows = ([forward] if forward else []) + sampling_rows()
   print(f'{N_TARGET} target, {N_TARGET} reference, {N_TXT} text tokens, {DOUBLE} + {SINGLE} blocks '
         f'on {jax.devices()[0].device_kind}')
-  print(f'{"ours: peer":60} {"ours":>9} {"peer":>9} {"unit":>5} {"peer/ours":>10}')
-  for row in rows:
-    print('{name:60} {ours:9.3f} {peer:9.3f} {unit:>5} {ratio:10.3f}'.format(**row))
-  if JSON.value:
-    with open(JSON.value, 'w', encoding='utf-8') as file:
-      json.dump(rows, file, indent=1)
+  comparison.show(rows, 'ours: peer')
   under = [row['name'] for row in rows for bar, least in BARS.items()
            if bar in row['name'] and row['ratio'] < least]
   if under:

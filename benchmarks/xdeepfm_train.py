@@ -11,7 +11,6 @@ The steps of all sides alternate. Last come row-wise steps of a large and a smal
 equally many unique rows. It wants deepctr-torch and fuxictr beside torch.
 """
 import functools
-import json
 import os
 import resource
 import statistics
@@ -24,10 +23,10 @@ import numpy as np
 import optax
 from absl import app, flags
 
+from benchmarks import comparison
 from jaxlab.systems.xdeepfm import data, model, task, weights
 from jaxlab.train import TrainState, train_step
 
-JSON = flags.DEFINE_string('json', None, 'File to write the rows of the table to.')
 BATCH = flags.DEFINE_integer('batch', 4096, 'Rows of a batch.', lower_bound=1)
 VOCABULARY = flags.DEFINE_integer('vocabulary', 1_000_000, 'Features in all.', lower_bound=39)
 ROUNDS = flags.DEFINE_integer('rounds', 3, 'Turns of each side.', lower_bound=1)
@@ -253,12 +252,7 @@ def main(_):
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
   print(f'a step of {BATCH.value} rows, {VOCABULARY.value:,} features, {threads} thread(s), jax '
         f'{jax.__version__}, torch {torch.__version__}, peak {peak:.1f} GiB of all sides together')
-  print(f'{"name":58} {"ours":>9} {"peer":>9} {"unit":>5} {"peer/ours":>10}')
-  for row in rows:
-    print('{name:58} {ours:9.1f} {peer:9.1f} {unit:>5} {ratio:10.3f}'.format(**row))
-  if JSON.value:
-    with open(JSON.value, 'w', encoding='utf-8') as file:
-      json.dump(rows, file, indent=1)
+  comparison.show(rows, 'name')
   bars = (1.2, 2.0, 1.2, 1 / 1.2)
   short = [row['name'] for row, bar in zip(rows, bars) if row['ratio'] < bar]
   if short:
