@@ -22,11 +22,11 @@ def gaussian(*, std: float = 1.0):
       key, updates.shape[1:], updates.dtype))
 
 
-def gaussian_moments(*, knowledge: Knowledge = 'own'):
-  """N(mean, deviation^2) of the known updates in each coordinate, the same draw from all."""
+def gaussian_moments(*, scale: float = 1.0, knowledge: Knowledge = 'own'):
+  """N(mean, (scale deviation)^2) of the known updates in each coordinate, one draw for all."""
   def craft(updates, present, malicious, key):
     mean, deviation = moments(updates, known(present, malicious, knowledge))
-    return mean + deviation * jax.random.normal(key, mean.shape, mean.dtype)
+    return mean + scale * deviation * jax.random.normal(key, mean.shape, mean.dtype)
   return from_update(craft)
 
 

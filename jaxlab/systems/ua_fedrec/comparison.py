@@ -3,8 +3,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.federated import attacks
-from jaxlab.federated.attacks.crafted import moments
 from jaxlab.systems.ua_fedrec.attack import Forge
 
 
@@ -21,14 +19,6 @@ def uninformed(attack):
     made, _, _ = attack.apply((), payload, own, sizes, present, key)
     return jax.tree.map(lambda x: x[jnp.argmax(present)], made), jnp.zeros_like(sizes[0]), state
   return Forge(make)
-
-
-def gaussian_deviations(scale):
-  """The Attack N(mean, (scale deviation)^2) of the own clean messages in each coordinate."""
-  def craft(updates, present, malicious, key):
-    mean, deviation = moments(updates, present & malicious)
-    return mean + scale * deviation * jax.random.normal(key, mean.shape, mean.dtype)
-  return attacks.from_update(craft)
 
 
 def flip_clicks(table, rows, seed):

@@ -164,7 +164,7 @@ def initial(task, key):
 
 def any_forge(which, ua):
   """The Forge of number `which` (traced) of `FORGES`, all with the state of `ua`."""
-  others = [attacks.lie(z=1.5, knowledge='own'), comparison.gaussian_deviations(3.0),
+  others = [attacks.lie(z=1.5, knowledge='own'), attacks.gaussian_moments(scale=3.0),
             attacks.sign_std(scale=3.0, knowledge='own')]
   forges = [ua, *map(comparison.uninformed, others)]
   return ua._replace(make=lambda *inputs: jax.lax.switch(

@@ -35,7 +35,7 @@ class UninformedTest(parameterized.TestCase):
     np.testing.assert_array_equal(weights, [4, 6, 0, 1])
 
   def test_gaussian(self):
-    attack = comparison.gaussian_deviations(3.0)
+    attack = attacks.gaussian_moments(scale=3.0)
     updates = np.random.default_rng(0).normal(2.0, 0.5, (40, 4000)).astype(np.float32)
     everybody = jnp.ones(40, bool)
     made, _, _ = attack.apply((), None, jnp.asarray(updates), jnp.ones(40), everybody,
