@@ -18,7 +18,9 @@ from tests import conftest, toy
 
 assert conftest.FLAGS  # importing it is what makes four devices without pytest too
 KEY = jax.random.key(0)
-N, F, DIM = 11, 2, 10
+# Bulyan wants 4 F + 3 clients. Below F = 3 its last picks sum one distance alone, which the nearest
+# two clients share exactly: the lower index goes first, and then the order does matter.
+N, F, DIM = 15, 3, 10
 RULES = {
     'uniform_mean': aggregators.uniform_mean,
     'norm_bound': lambda: aggregators.norm_bound(bound=2.0),
@@ -93,6 +95,13 @@ class InvarianceTest(parameterized.TestCase):
     if 'keep' in info:
       np.testing.assert_array_equal(info['keep'][index], moved['keep'])
 
+  def test_of_two_clients_that_tie_in_bulyan_the_lower_index_goes_first(self):
+    # f = 0, 3 clients: with the middle one gone, one distance is left, and two clients share it.
+    place = jnp.array([5.0, 2.0, 0.0])
+    distances = jnp.square(place[:, None] - place)
+    picks = distance.bulyan_order(distances, jnp.ones(3, bool), 0)
+    np.testing.assert_array_equal(picks, [1, 0, 2])
+
   @parameterized.parameters(*RULES)
   def test_clients_who_do_not_count_change_no_bit(self, name):
     """Absent ones, and ones to be rejected, whatever they hold."""
@@ -144,7 +153,7 @@ class InvarianceTest(parameterized.TestCase):
 
   @parameterized.parameters('fedra', 'bulyan')
   def test_devices_keep_the_same_clients(self, name):
-    messages, weights = draw(clients=12)
+    messages, weights = draw(clients=16)
     aggregator = RULES[name]()
     alone = apply(name, messages, weights)[2]['keep']
     for count in (1, 2, 4):

@@ -11,13 +11,23 @@ DIRECT_BLOCK, GRAM_BLOCK = 500, 8000
 
 
 def gram(updates, present, center=None):
-  """Inner products [n, n] of the updates, less a center [d] where one is given."""
+  """Inner products [n, n] of the updates, less a center [d] where one is given.
+
+  Up to 64 clients no bit depends on who else is in the stack; a matrix product, taken beyond,
+  rounds by its shape.
+  """
+  direct = len(updates) <= DIRECT
+
   def step(total, columns, *origin):
     moved = columns - origin[0] if origin else columns
+    if direct:
+      return total + (moved.T[:, :, None] * moved.T[:, None, :]).sum(0), None
     return total + jnp.matmul(moved, moved.T, precision=jax.lax.Precision.HIGHEST), None
+
   zero = jnp.zeros((len(updates),) * 2, updates.dtype)
   vectors = () if center is None else (center,)
-  return by_blocks(step, zero, updates, present, vectors, block=GRAM_BLOCK)[0]
+  block = DIRECT_BLOCK if direct else GRAM_BLOCK
+  return by_blocks(step, zero, updates, present, vectors, block=block)[0]
 
 
 def squared_norms(updates, present):
@@ -155,6 +165,9 @@ def bulyan_order(distances, present, num_malicious):
 
 def bulyan(*, num_malicious: int):
   """Bulyan (El Mhamdi et al. 2018): iterated Krum, then the values nearest to the median.
+
+  With f < 3 the last picks sum one distance alone, and the two nearest clients tie: the lower index
+  is picked, so that there the order of the clients matters.
 
   Args:
     num_malicious: f; needs 4 f + 3 clients.

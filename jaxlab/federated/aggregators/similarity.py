@@ -9,6 +9,7 @@ from jaxlab.federated.aggregators.stack import (
   average,
   by_blocks,
   from_rule,
+  products,
   sum_in_order,
   weighted_sum,
 )
@@ -95,8 +96,9 @@ def fltrust(*, root_examples: int = 100):
   def rule(updates, weights, state, key):
     del key
     present, root = weights > 0, state
-    step = lambda total, columns, own: (total + columns @ own, None)
-    dots = by_blocks(step, jnp.zeros(len(updates), updates.dtype), updates, present, (root,))[0]
+    step = lambda total, columns, own: (total + products(columns, own), None)
+    zero = jnp.zeros((len(updates), 16), updates.dtype)
+    dots = by_blocks(step, zero, updates, present, (root,))[0].sum(1)
     norms = jnp.sqrt(squared_norms(updates, present))
     length = jnp.sqrt(jnp.square(root).sum())
     trust = jnp.maximum(dots, 0) / jnp.maximum(norms * length, 1e-30)

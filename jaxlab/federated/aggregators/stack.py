@@ -134,14 +134,20 @@ def by_blocks(step, carry, updates, present, vectors=(), *, output=None, block=B
   return jax.lax.fori_loop(0, -(-size // block), body, (carry, empty))
 
 
-def squares(columns):
-  """Row-wise sums of squares [n, 16] of [n, B], still to be summed over the last axis.
+def products(columns, other):
+  """Row-wise inner products [n, 16] of [n, B] and [n, B] or [B], to be summed over the last axis.
 
-  Sixteen running sums, because one alone would wait for each addition.
+  Sixteen running sums, because one alone would wait for each addition. A row's bits do not depend
+  on how many rows there are, as those of a matrix product do.
   """
   lanes = 16
-  padded = jnp.pad(columns, ((0, 0), (0, -columns.shape[1] % lanes)))
-  return jnp.square(padded.reshape(len(columns), -1, lanes)).sum(1)
+  padded = jnp.pad(columns * other, ((0, 0), (0, -columns.shape[1] % lanes)))
+  return padded.reshape(len(columns), -1, lanes).sum(1)
+
+
+def squares(columns):
+  """Row-wise sums of squares [n, 16] of [n, B], see `products`."""
+  return products(columns, columns)
 
 
 def move(updates, present, center, weights_of, steps):
