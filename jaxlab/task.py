@@ -24,6 +24,19 @@ class Loss(NamedTuple):
   state: Mapping[str, Any] = {}
 
 
+class Arm(NamedTuple):
+  """One of several problems that a phase trains in turn over the same parameters.
+
+  Attributes:
+    loss: as a Task's.
+    dataset: () -> grain.MapDataset of the arm's training examples.
+    act: as a Task's, or None.
+  """
+  loss: Callable[[Mapping[str, Any], Mapping[str, jax.Array], jax.Array], Loss]
+  dataset: Callable[[], Any]
+  act: Callable[[Mapping[str, Any], Mapping[str, jax.Array], jax.Array], Any] | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
   """A problem as a bundle of pure functions, made from a config by a module's `make_task(config)`.
@@ -45,14 +58,22 @@ class Task:
       the rows of the tables [V, ...] that the loss looks up in this batch; ids out of 0..V-1 name
       none. Training then gathers, differentiates and updates these alone (`train.rows`), and the
       loss may do nothing with such a parameter but `table[ids]`. None updates whole tables.
+    arms: name -> Arm, what a phase with `arms` trains on in a cycle in place of `loss` on
+      `dataset('train')`.
+    refresh: (variables, key, round) -> aux, {name: NumPy array}, on the host: what the data of a
+      phase with `refresh_every` are made of, by the model as it then is. The phase trains on
+      `dataset('train', aux)`. `round` counts from 0 in each phase. With several processes it runs
+      on all of them and must give all the same.
   """
   init: Callable[[jax.Array], Mapping[str, Any]]
   loss: Callable[[Mapping[str, Any], Mapping[str, jax.Array], jax.Array], Loss]
   predict: Callable[[Mapping[str, Any], Mapping[str, jax.Array], jax.Array], Any]
   evaluate: Callable[[Any], dict[str, float]]
-  dataset: Callable[[str], Any]
+  dataset: Callable[..., Any]
   act: Callable[[Mapping[str, Any], Mapping[str, jax.Array], jax.Array], Any] | None = None
   rows: Callable[[Mapping[str, jax.Array]], Mapping[str, jax.Array]] | None = None
+  arms: Mapping[str, Arm] = dataclasses.field(default_factory=dict)
+  refresh: Callable[[Mapping[str, Any], jax.Array, int], Mapping[str, Any]] | None = None
 
 
 def row_keys(key, rows, axis=parallel.BATCH):

@@ -1,35 +1,53 @@
-"""Turns a run's newest checkpoint into one file of parameters, or such a file into a checkpoint.
+"""Turns a run's newest checkpoint into a file of parameters, or such a file into a checkpoint.
 
   python -m launch.convert --config=CONFIG --workdir=RUN --output=params.safetensors
   python -m launch.convert --config=CONFIG --input=params.npz --workdir=NEW_FOLDER
+  python -m launch.convert --config=CONFIG --official --input=FOLDER --workdir=NEW_FOLDER
 
-Arrays are named by their path ('Dense_0/kernel'). Missing or left-over names and wrong shapes are
-errors that list them. A converted folder serves --config.init_from.
+Arrays are named by their path ('Dense_0/kernel'), with --official by the authors' code; --input may
+be a folder with model.safetensors or its shards, too. A .pt file must be saved as safetensors or npz
+first. Missing or left-over names and wrong shapes are errors that list them. A converted folder
+serves --config.init_from, and --checkpoint of launch.predict.
 """
 import jax
+import numpy as np
 from absl import flags
 
 from jaxlab import cli, systems
 from jaxlab.config import require
-from jaxlab.train import export
+from jaxlab.train import checkpoints, export
 
 _CONFIG = cli.define_config()
 _WORKDIR = cli.define_workdir()
-_INPUT = flags.DEFINE_string('input', None, 'File of parameters to read: .npz or .safetensors.')
+_INPUT = flags.DEFINE_string(
+    'input', None, 'Parameters to read: a .npz or .safetensors file, or a folder of safetensors.')
 _OUTPUT = flags.DEFINE_string('output', None, 'File of parameters to write: .npz or .safetensors.')
+_OFFICIAL = flags.DEFINE_bool('official', False, 'The names are those of the authors\' code.')
+
+
+def names_of(experiment, template):
+  """(tensors -> params, params -> tensors) by the names that the flags ask for."""
+  if not _OFFICIAL.value:
+    return lambda tensors: tensors, export.named
+  module = systems.task_module(experiment)
+  require(hasattr(module, 'official_weights'), '--official', 'a task whose authors\' names are '
+          'known', experiment['task'])
+  return module.official_weights(experiment, template)
 
 
 def main():
-  task = systems.make_task(cli.experiment(_CONFIG))
-  workdir = cli.require_flag(_WORKDIR)
-  template = jax.eval_shape(task.init, jax.random.key(0))['params']
+  experiment, workdir = cli.experiment(_CONFIG), cli.require_flag(_WORKDIR)
   require((_INPUT.value is None) != (_OUTPUT.value is None), '--input, --output', 'one of them',
           [_INPUT.value, _OUTPUT.value])
+  template = jax.eval_shape(systems.make_task(experiment).init, jax.random.key(0))['params']
+  to_params, to_tensors = names_of(experiment, template)
   if _OUTPUT.value is not None:
-    names = export.export_params(workdir, template, _OUTPUT.value)
-    print(f'{len(names)} arrays in {_OUTPUT.value}: {", ".join(names)}')
+    tensors = to_tensors(checkpoints.load_collection(workdir, template))
+    export.write_tensors(_OUTPUT.value, {name: np.asarray(x) for name, x in tensors.items()})
+    print(f'{len(tensors)} arrays in {_OUTPUT.value}: {", ".join(sorted(tensors))}')
   else:
-    export.import_params(_INPUT.value, template, workdir)
+    tensors = export.named(to_params(export.read_tensors(_INPUT.value)))
+    export.save_params(export.unnamed(tensors, template, f'--input={_INPUT.value}'), workdir)
     print(f'checkpoint in {workdir}')
 
 

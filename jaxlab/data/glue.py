@@ -2,16 +2,14 @@
 import contextlib
 import dataclasses
 import functools
-import importlib
-import inspect
 import pathlib
-import re
 import tempfile
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxlab.config import ConfigError
+from jaxlab.data import docstrings
 from jaxlab.data.array_record import ArrayRecordBuilder
 from jaxlab.data.rows import parse_rows
 
@@ -169,33 +167,12 @@ DEMO_MODULES = (('numpy', 'jax.numpy', 'jax.lax', 'scipy.linalg', 'scipy.sparse'
 DEMO_VALIDATION = 5  # every fifth docstring is for validation
 
 
-def docstring_sentences(module):
-  """[[sentence, ...], ...] of the prose of a module's public docstrings, a list for each of them.
-
-  Examples, signatures, underlined headings and references are left out.
-  """
-  module = importlib.import_module(module)
-  documents = []
-  for name in sorted(vars(module)):
-    member = getattr(module, name)
-    if name.startswith('_') or not callable(member):
-      continue
-    paragraphs = re.split(r'\n\s*\n', inspect.getdoc(member) or '')
-    prose = [' '.join(p.split()) for p in paragraphs
-             if not re.search(r'>>>|\n[-=~]{3,}|^\s*\.\. |^\s{2,}|::', p)]
-    sentences = [s for p in prose for s in re.split(r'(?<=[.!?])\s+(?=[A-Z])', p)
-                 if 5 <= len(s.split()) <= 60]
-    if sentences:
-      documents.append(sentences)
-  return documents
-
-
 def write_demo(folder):
   """Writes the demo as SST-2's train.tsv and dev.tsv; no sentence stands in both or twice."""
   folder.mkdir(parents=True, exist_ok=True)
   rows, seen = {'train.tsv': [], 'dev.tsv': []}, set()
   for label, modules in enumerate(DEMO_MODULES):
-    documents = [document for module in modules for document in docstring_sentences(module)]
+    documents = [document for module in modules for document in docstrings.sentences(module)]
     for number, document in enumerate(documents):
       for sentence in document:
         if sentence not in seen:

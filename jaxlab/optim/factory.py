@@ -37,8 +37,11 @@ def _is_mapping(value):
   return hasattr(value, 'items')
 
 
-def _schedule(value, where):
-  """The optax schedule that a mapping {name, ...} describes; anything else is returned as it is."""
+def _schedule(value, where, tick=1):
+  """The optax schedule that a mapping {name, ...} describes; anything else is returned as it is.
+
+  It goes on by one with every `tick` updates.
+  """
   if not _is_mapping(value):
     return value
   for key, number in value.items():
@@ -47,7 +50,8 @@ def _schedule(value, where):
   parts = {key: [_schedule(part, f'{where}.{key}[{i}]') for i, part in enumerate(value[key])]
            for key in value if key == 'schedules'}
   make = choose(value.get('name'), SCHEDULES, f'{where}.name')
-  return call(make, {**value, **parts}, where)
+  schedule = call(make, {**value, **parts}, where)
+  return schedule if tick == 1 else lambda count: schedule(count // tick)
 
 
 def _named(config, where):
@@ -58,13 +62,13 @@ def _named(config, where):
   return function, ('name', *keys)
 
 
-def _checked(config, where):
+def _checked(config, where, tick):
   """The function that `config` names, and the other keys with their schedules built."""
   function, keys = _named(config, where)
   check_keys(config, keys, where)
   arguments = {key: config[key] for key in config if key != 'name'}
   for key in arguments.keys() & RANGES.keys():
-    arguments[key] = _schedule(arguments[key], f'{where}.{key}')
+    arguments[key] = _schedule(arguments[key], f'{where}.{key}', tick)
     check_range(key, arguments[key], f'{where}.{key}')
   return function, arguments
 
@@ -86,9 +90,9 @@ class _Part(NamedTuple):
   frozen: bool = False
 
 
-def _part(config, where):
+def _part(config, where, tick):
   """The part that a mapping of an optimizer describes."""
-  function, arguments = _checked(config, where)
+  function, arguments = _checked(config, where, tick)
   if function not in (adasam, sam):
     return _Part(call(function, arguments, where), None, where)
   ascent = {key: config.get(key, default) for key, default in ASCENT.items()}
@@ -98,13 +102,13 @@ def _part(config, where):
     base = f'{where}.base'
     require(_is_mapping(config.get('base')), base, 'a mapping that describes an optimizer',
             config.get('base'))
-    optimizer, inner_ascent, *_ = _part(config['base'], base)
+    optimizer, inner_ascent, *_ = _part(config['base'], base, tick)
     require(inner_ascent is None, base, 'an optimizer without a perturbation of its own',
             config['base']['name'])
   return _Part(optimizer, None if is_zero(ascent['rho']) else ascent, where)
 
 
-def _group(group, shared, where):
+def _group(group, shared, where, tick):
   """The part that an element of `groups` describes; `shared` are the keys outside the groups."""
   require(_is_mapping(group), where, 'a mapping with the key match', group)
   require(isinstance(group.get('match'), str), f'{where}.match', 'a regex of parameter paths',
@@ -121,7 +125,7 @@ def _group(group, shared, where):
   if own.get('name', shared['name']) != shared['name']:
     # Of another optimizer's hyperparameters only the learning rate means the same here.
     shared = {key: shared[key] for key in shared if key == 'learning_rate'}
-  return _part({**shared, **own}, where)._replace(pattern=pattern)
+  return _part({**shared, **own}, where, tick)._replace(pattern=pattern)
 
 
 def _assign(params, parts, where):
@@ -153,7 +157,7 @@ def _common_ascent(parts):
   return ascents[0] if ascents else None
 
 
-def make_optimizer(config, where='optimizer'):
+def make_optimizer(config, where='optimizer', *, tick=1):
   """Builds the optimizer that a config describes.
 
   >>> optimizer = make_optimizer({
@@ -180,6 +184,7 @@ def make_optimizer(config, where='optimizer'):
         other keys override those above for the group; with another `name` only `learning_rate` is
         inherited. {match, frozen: True} leaves parameters as they are.
     where: dotted path of `config` in the experiment, for messages.
+    tick: updates in which the schedules go on by one step.
 
   Returns:
     GradientTransformationExtraArgs. The perturbation of groups is a single one: leaves that are
@@ -198,12 +203,13 @@ def make_optimizer(config, where='optimizer'):
   check_range('clip_norm', clip_norm, f'{where}.clip_norm')
   trained = perturbed = None
   if groups is None:
-    parts = [_part(shared, where)]
+    parts = [_part(shared, where, tick)]
     optimizer = parts[0].optimizer
   else:
     require(isinstance(groups, list | tuple) and groups, f'{where}.groups', 'some mappings', groups)
-    _checked(shared, where)
-    parts = [_group(group, shared, f'{where}.groups[{i}]') for i, group in enumerate(groups)]
+    _checked(shared, where, tick)
+    parts = [_group(group, shared, f'{where}.groups[{i}]', tick)
+             for i, group in enumerate(groups)]
     assign = functools.partial(_assign, parts=parts, where=where)
     mask = lambda chosen: lambda params: jax.tree.map(lambda owner: owner in chosen, assign(params))
     trained = mask({part.where for part in parts if not part.frozen})
@@ -214,7 +220,7 @@ def make_optimizer(config, where='optimizer'):
     optimizer = optax.chain(clip if trained is None else optax.masked(clip, trained), optimizer)
   first = _common_ascent(parts)
   if first is not None:
-    ascent = {**first.ascent, 'rho': _schedule(first.ascent['rho'], f'{first.where}.rho')}
+    ascent = {**first.ascent, 'rho': _schedule(first.ascent['rho'], f'{first.where}.rho', tick)}
     optimizer = call(sam, ascent, first.where, optimizer=optimizer, mask=perturbed)
   if config.get('ema_decay') is not None:
     optimizer = optax.chain(optimizer, ema(config['ema_decay']))

@@ -104,7 +104,8 @@ class Checkpointer:
     Args:
       template: function of a checkpoint's meta that gives the pytree to fill (arrays or
         ShapeDtypeStructs).
-      iterator: function of a checkpoint's meta that gives the Grain iterator to set, or None.
+      iterator: function of a checkpoint's meta and state that gives the Grain iterator to set, or
+        None.
 
     Returns:
       (step, state as host arrays, iterator, meta), or None when there is no checkpoint.
@@ -134,7 +135,7 @@ class Checkpointer:
     self._manager.reload()
 
   def _restore_step(self, step, template, iterator):
-    meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))['meta']
+    meta = self._part(step, meta=ocp.args.JsonRestore())
     wanted = template(meta)
     zeros = _host_zeros(wanted)
     _check_paths(zeros, meta['shapes'], step)
@@ -142,11 +143,7 @@ class Checkpointer:
       if meta['shapes'][path] != shape:
         raise ConfigError(f'checkpoint {step} has another structure: {path} is '
                           f'{meta["shapes"][path]}, expected {shape}')
-    items = {'state': ocp.args.StandardRestore(zeros)}
-    data = iterator(meta) if iterator else None
-    if data is not None:
-      items['data'] = grain.PyGrainCheckpointRestore(data)
-    leaves = self._manager.restore(step, args=ocp.args.Composite(**items))['state']
+    leaves = self._part(step, state=ocp.args.StandardRestore(zeros))
     leaves = {path: np.asarray(leaf) for path, leaf in leaves.items()}
     broken = [
         path for path, checksum in checksums(leaves).items()
@@ -154,7 +151,14 @@ class Checkpointer:
     ]
     if broken:
       raise ValueError(f'checksum of {broken[0]} differs')
-    return step, unflatten(wanted, leaves), data, meta
+    state, data = unflatten(wanted, leaves), None
+    if iterator:
+      data = self._part(step, data=grain.PyGrainCheckpointRestore(iterator(meta, state)))
+    return step, state, data, meta
+
+  def _part(self, step, **item):
+    """One item of a checkpoint."""
+    return self._manager.restore(step, args=ocp.args.Composite(**item))[next(iter(item))]
 
   def close(self):
     """Waits for the write in flight and frees the manager."""

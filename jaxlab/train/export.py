@@ -1,4 +1,4 @@
-"""Parameters as one file, {path 'a/b/kernel': array} in npz or safetensors, and back."""
+"""Parameters as files: {path 'a/b/kernel': array} in npz or safetensors, and checkpoints of them."""
 import pathlib
 
 import jax
@@ -6,74 +6,81 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxlab.config import ConfigError, require
-from jaxlab.train.checkpoints import checksums, flatten, load_collection, newest_step
+from jaxlab.models.pretrained import read_safetensors_folder
+from jaxlab.train.checkpoints import checksums, flatten, newest_step
 
 FORMATS = ('.npz', '.safetensors')
 
 
-def _names(tree):
+def named(params):
+  """{path 'a/b/kernel': leaf} of parameters."""
   return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf
-          for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+          for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
 
 
-def export_params(workdir, template, path):
-  """Writes the parameters of the newest checkpoint of a run to a file.
+def unnamed(tensors, template, where):
+  """Parameters like `template` of what `named` gives; the leaves take its dtypes.
 
   Args:
-    workdir: of the run, central or federated.
-    template: pytree of arrays shaped like the parameters.
-    path: .npz or .safetensors file to write.
-
-  Returns:
-    Names of the arrays.
+    tensors: {path 'a/b/kernel': array}.
+    template: pytree of arrays or shapes.
+    where: what an error calls the tensors.
 
   Raises:
-    ConfigError: no checkpoint, other parameters, or an unknown ending.
+    ConfigError: missing or left-over names and wrong shapes, all listed.
   """
+  wanted = named(template)
+  wrong = [f'{name} is missing' for name in sorted(wanted.keys() - tensors.keys())]
+  wrong += [f'{name} is left over' for name in sorted(tensors.keys() - wanted.keys())]
+  wrong += [f'{name} has shape {tensors[name].shape}, expected {wanted[name].shape}'
+            for name in sorted(wanted.keys() & tensors.keys())
+            if tensors[name].shape != wanted[name].shape]
+  require(not wrong, where, 'the parameters of this model', '; '.join(wrong))
+  return jax.tree_util.tree_map_with_path(
+      lambda path, leaf: tensors[jax.tree_util.keystr(path, simple=True, separator='/')].astype(
+          leaf.dtype), template)
+
+
+def write_tensors(path, tensors):
+  """Writes {name: array} to a .npz or .safetensors file; ConfigError at another ending."""
   path = pathlib.Path(path)
   require(path.suffix in FORMATS, '--output', f'a file ending in {" or ".join(FORMATS)}', str(path))
-  arrays = _names(load_collection(workdir, template))
   if path.suffix == '.npz':
-    np.savez(path, **arrays)
+    np.savez(path, **tensors)
   else:
-    _safetensors().save_file(arrays, path)
-  return sorted(arrays)
+    _safetensors().save_file({name: np.ascontiguousarray(x) for name, x in tensors.items()}, path)
 
 
-def import_params(path, template, directory):
-  """Makes a checkpoint of the parameters in a file, for `init_from`, `evaluate` and `predict`.
-
-  Args:
-    path: .npz or .safetensors file, as `export_params` writes it.
-    template: pytree of arrays; names and shapes must agree.
-    directory: folder of the new checkpoint; it may not hold one.
+def read_tensors(path):
+  """{name: array} of a .npz or .safetensors file, or of a folder with model.safetensors or shards.
 
   Raises:
-    ConfigError: missing or left-over names and wrong shapes, all listed; a file that cannot be
-      read; a folder that holds a checkpoint.
+    ConfigError: another ending, or what cannot be read.
   """
-  path, directory = pathlib.Path(path), pathlib.Path(directory).absolute()
-  require(path.suffix in FORMATS, '--input', f'a file ending in {" or ".join(FORMATS)}', str(path))
-  require(newest_step(directory) is None, '--workdir', 'a folder without checkpoints',
-          str(directory))
+  path = pathlib.Path(path)
+  require(path.suffix in FORMATS or path.is_dir(), '--input',
+          f'a folder or a file ending in {" or ".join(FORMATS)}', str(path))
   try:
+    if path.is_dir():
+      return read_safetensors_folder(path)
     if path.suffix == '.npz':
       with np.load(path) as file:
-        arrays = dict(file)
-    else:
-      arrays = _safetensors().load_file(path)
+        return dict(file)
+    return _safetensors().load_file(path)
   except (OSError, ValueError) as error:
     raise ConfigError(f'--input={path}: cannot be read ({error})') from error
-  wanted = _names(template)
-  wrong = [f'{name} is missing' for name in sorted(wanted.keys() - arrays.keys())]
-  wrong += [f'{name} is left over' for name in sorted(arrays.keys() - wanted.keys())]
-  wrong += [f'{name} has shape {arrays[name].shape}, expected {wanted[name].shape}'
-            for name in sorted(wanted.keys() & arrays.keys())
-            if arrays[name].shape != wanted[name].shape]
-  require(not wrong, f'--input={path}', 'the parameters of this model', '; '.join(wrong))
-  params = jax.tree_util.tree_map_with_path(
-      lambda where, leaf: arrays[jax.tree_util.keystr(where, simple=True, separator='/')].astype(
-          leaf.dtype), template)
+
+
+def save_params(params, directory):
+  """Makes a checkpoint of parameters, for `init_from`, `evaluate` and `predict`.
+
+  Args:
+    params: pytree of arrays.
+    directory: folder of the new checkpoint; ConfigError if it holds one.
+  """
+  directory = pathlib.Path(directory).absolute()
+  require(newest_step(directory) is None, '--workdir', 'a folder without checkpoints',
+          str(directory))
   leaves = {f'.params{name}': leaf for name, leaf in flatten(params).items()}
   meta = ocp.args.JsonSave({'checksums': checksums(leaves)})
   with ocp.CheckpointManager(directory / 'checkpoints') as manager:

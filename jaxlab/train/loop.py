@@ -1,8 +1,10 @@
 """`fit`: trains a Task through its phases, and goes on after a kill to the bit-identical end."""
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,13 +12,16 @@ import numpy as np
 from jaxlab import config as config_lib
 from jaxlab import optim, parallel
 from jaxlab.data import pipeline
-from jaxlab.task import split_variables
+from jaxlab.task import join_variables, split_variables
 from jaxlab.train import phases as phases_lib
 from jaxlab.train.checkpoints import fingerprint, load_collection
 from jaxlab.train.evaluation import Evaluator
 from jaxlab.train.run import Run, check_bad_steps, check_hooks
 from jaxlab.train.step import TrainState, merge, select, train_step
 from jaxlab.train.telemetry import compile_program
+
+_ARMS = 2**31 - 1  # keys of the arms are folded from here downwards, those of steps from 0 upwards
+_REFRESH = 2**31 - 2  # folded into a step's key, where `train_step` folds in devices
 
 
 class Hook(NamedTuple):
@@ -62,36 +67,39 @@ def fit(task, config, *, workdir=None, state=None, hooks=(), devices=None, profi
   check_devices(settings, devices)
   check_hooks(hooks, settings.steps_per_call, 'config.steps_per_call')
   schedule = settings.schedule()
+  phases_lib.check_parts(task, schedule)
   build = functools.partial(_initial_state, task, schedule, settings.seed, hooks)
   parallel.check_fits(jax.eval_shape(build)[0], 'config.model')
-  template = lambda phase: jax.eval_shape(
-      functools.partial(_template, task, schedule, settings.seed, hooks, phase))
+  template = lambda phase, aux=None: jax.eval_shape(
+      functools.partial(_template, task, schedule, settings.seed, hooks, phase))._replace(aux=aux)
   template(len(schedule) - 1)  # finds what does not fit together before anything compiles
 
   with Run(config, workdir, unit='step', total=settings.total_steps, keep=settings.keep,
            profile_steps=profile_steps) as run:
     fresh, constants = jax.jit(build)()
     restored = run.resume(
-        lambda meta: template(meta['phase']),
-        lambda meta: iter(_train_batches(task, settings, meta['phase'])))
+        lambda meta: template(meta['phase'], _described(meta['aux'])),
+        lambda meta, state: iter(_train_batches(task, settings, meta['phase'], meta['round'],
+                                                state.aux)))
     if restored:
       _, state, iterator, meta = restored
       config_lib.require(meta['constants'] == fingerprint(constants), 'constants',
                          'those of the checkpoint', 'others')
-      first, begun = meta['phase'], True
+      first, begun, refreshed = meta['phase'], True, (meta['round'], state.aux)
+      state = state._replace(aux=None)
     else:
       state = fresh if state is None else fresh._replace(params=state.params, running=state.running,
                                                          key=state.key)
-      first, begun, iterator = 0, False, None
+      first, begun = 0, False
     constants = parallel.place(constants, devices=devices)
     evaluator = Evaluator(task, devices=devices)
     for index in range(first, len(schedule)):
       if not begun:
-        state = _begin_phase(state, schedule[index])
+        state, refreshed = _begin_phase(state, schedule[index]), (0, None)
         iterator = iter(_train_batches(task, settings, index))
       begun = False
       state = _run_phase(run, task, settings, index, parallel.place(state, devices=devices),
-                         constants, iterator, hooks, evaluator, devices)
+                         constants, iterator, refreshed, hooks, evaluator, devices)
     run.draw()
     return state
 
@@ -139,10 +147,29 @@ def _begin_phase(state, phase):
   return _with_params(state, phases_lib.operate(params, phase), phase)
 
 
-def _train_batches(task, settings, phase):
-  return pipeline.train_batches(
-      task.dataset('train'), batch_size=settings.batch_size, seed=settings.seed + 1000 * phase,
-      process_index=jax.process_index(), process_count=jax.process_count())
+def _train_batches(task, settings, index, round=0, aux=None):
+  """The batches of a phase; with arms, tuples of a batch for each entry of the cycle."""
+  def batches(dataset, entry):
+    return pipeline.train_batches(
+        dataset, batch_size=settings.batch_size,
+        seed=settings.seed + 1000 * index + 100_000 * entry + 10_000_000 * round,
+        process_index=jax.process_index(), process_count=jax.process_count())
+
+  arms = settings.schedule()[index].arms
+  if arms:
+    return grain.experimental.ZipIterDataset(
+        [batches(task.arms[name].dataset(), entry) for entry, name in enumerate(arms)])
+  return batches(task.dataset('train') if aux is None else task.dataset('train', aux), 0)
+
+
+def _description(aux):
+  """What JSON keeps of the shapes of `aux`; `_described` is its inverse."""
+  return aux and {name: [str(x.dtype), list(x.shape)] for name, x in aux.items()}
+
+
+def _described(description):
+  return description and {name: jax.ShapeDtypeStruct(shape, dtype)
+                          for name, (dtype, shape) in description.items()}
 
 
 def _next_batch(iterator, steps, devices):
@@ -171,24 +198,71 @@ def many_steps(state, constants, batches, *, step):
   return state, {**jax.tree.map(lambda x: x[-1], metrics), 'bad_steps': metrics['bad_steps'].max()}
 
 
-def _run_phase(run, task, settings, index, state, constants, iterator, hooks, evaluator, devices):
+def cycle_steps(state, constants, batches, *, steps):
+  """Takes a step of each arm in turn, which together count as one step.
+
+  Args:
+    state: TrainState.
+    constants: the Flax collection 'constants', or {}.
+    batches: tuple with a batch for each entry of the cycle.
+    steps: [(name, (state, constants, batch) -> (state, metrics))] of the entries.
+
+  Returns:
+    (state, {f'{name}/{metric}': of the last entry of that name}), beside 'bad_steps', the worst
+    count of the cycle, and 'skipped'.
+  """
+  start, metrics, bad_steps = state, {}, 0
+  for entry, ((name, step), batch) in enumerate(zip(steps, batches)):
+    key = jax.random.fold_in(start.key, _ARMS - entry)
+    state, found = step(state._replace(step=start.step, key=key), constants, batch)
+    bad_steps = jnp.maximum(bad_steps, found.pop('bad_steps'))
+    skipped = found.pop('skipped')
+    metrics.update({f'{name}/{metric}': value for metric, value in found.items()})
+  return state._replace(key=start.key), {**metrics, 'bad_steps': bad_steps, 'skipped': skipped}
+
+
+def _phase_step(task, settings, phase, trainable):
+  """(state, constants, batch) -> (state, metrics) of one step of a phase."""
+  step = functools.partial(train_step, optimizer=phases_lib.make_optimizer(phase),
+                           accumulate=settings.accumulate, trainable=trainable)
+  if not phase.arms:
+    return functools.partial(step, task=task)
+  # A name that stands several times is one function, which jit traces once.
+  arms = {name: jax.jit(functools.partial(
+      step, task=dataclasses.replace(task, loss=task.arms[name].loss, act=task.arms[name].act)))
+          for name in dict.fromkeys(phase.arms)}
+  return functools.partial(cycle_steps, steps=[(name, arms[name]) for name in phase.arms])
+
+
+def _run_phase(run, task, settings, index, state, constants, iterator, refreshed, hooks, evaluator,
+               devices):
   schedule = settings.schedule()
   phase = schedule[index]
   end = sum(p.steps for p in schedule[:index + 1])
   trainable = phases_lib.trainable_mask(state.params, phase)
-  step = functools.partial(train_step, task=task, optimizer=phases_lib.make_optimizer(phase),
-                           accumulate=settings.accumulate, trainable=trainable)
+  step = _phase_step(task, settings, phase, trainable)
   if settings.steps_per_call > 1:
     step = functools.partial(many_steps, step=step)
   program = jax.pmap(step, axis_name=parallel.BATCH, in_axes=(None, None, 0), out_axes=(None, None),
                      donate_argnums=0, devices=devices)
-  meta = {'phase': index, 'constants': fingerprint(constants)}
   position, compiled, pending = int(state.step), None, None
+  (number, aux), fixed = refreshed, {'phase': index, 'constants': fingerprint(constants)}
+
+  def checkpoint():
+    meta = {**fixed, 'round': number, 'aux': _description(aux)}
+    return position, state._replace(aux=aux), iterator, meta
 
   def due(every):
     return every and position % every == 0 or position == end
 
   while position < end:
+    since = position - (end - phase.steps)
+    if phase.refresh_every and since % phase.refresh_every == 0:
+      number = since // phase.refresh_every
+      variables = join_variables(state.params, state.running, constants)
+      key = jax.random.fold_in(jax.random.fold_in(state.key, position), _REFRESH)
+      aux = jax.tree.map(np.asarray, task.refresh(variables, key, number))
+      iterator = iter(_train_batches(task, settings, index, number, aux))
     batch = _next_batch(iterator, settings.steps_per_call, devices)
     if compiled is None:
       compiled = compile_program(program, (state, constants, batch), settings.steps_per_call)
@@ -211,7 +285,7 @@ def _run_phase(run, task, settings, index, state, constants, iterator, hooks, ev
       run.log(position, row)
     if due(settings.save_every):
       check_bad_steps(int(metrics['bad_steps']), settings.max_bad_steps, position)
-      run.save(position, state, iterator, meta)
+      run.save(*checkpoint())
     if run.stop_requested(position):
-      run.leave(position, state, iterator, meta)
+      run.leave(*checkpoint())
   return state

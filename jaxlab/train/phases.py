@@ -15,19 +15,25 @@ class Phase:
   """One stretch of training.
 
   Attributes:
-    steps: optimizer steps, >= 1.
-    optimizer: config for `optim.make_optimizer`.
+    steps: optimizer steps, >= 1; with `arms` a step is a whole cycle.
+    optimizer: config for `optim.make_optimizer`; its schedules count steps.
     trainable: regex; parameters whose path 'a/b/kernel' it matches in full are trained, others stay
       as they are.
     init_from: checkpoint folder of another run whose parameters replace the current ones at the
       start.
     surgery: 'package.module:function', params -> params, applied at the start; may change shapes.
+    arms: names of the Task's arms, a cycle of updates each on its own arm's batch; names may stand
+      several times. Empty trains the Task's own loss.
+    refresh_every: steps between calls of the Task's `refresh`, the first one at the start of the
+      phase; 0 for a phase that trains on `dataset('train')`.
   """
   steps: int
   optimizer: Mapping
   trainable: str = '.*'
   init_from: str | None = None
   surgery: str | None = None
+  arms: Sequence[str] = ()
+  refresh_every: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +80,8 @@ class FitConfig:
     for name in ('eval_every', 'save_every', 'seed'):
       config_lib.require(getattr(self, name) >= 0, name, 'at least 0', getattr(self, name))
     per_call = self.steps_per_call
-    lengths = {f'phases[{i}].steps': phase.steps for i, phase in enumerate(self.schedule())}
+    lengths = {f'phases[{i}].{name}': getattr(phase, name)
+               for i, phase in enumerate(self.schedule()) for name in ('steps', 'refresh_every')}
     for name, value in {**lengths, 'log_every': self.log_every, 'eval_every': self.eval_every,
                         'save_every': self.save_every}.items():
       config_lib.require(value % per_call == 0, name, f'a multiple of steps_per_call={per_call}',
@@ -82,6 +89,8 @@ class FitConfig:
     for i, phase in enumerate(self.schedule()):
       config_lib.require(phase.steps >= 1, f'phases[{i}].steps' if self.phases else 'steps',
                          'at least 1', phase.steps)
+      config_lib.require(phase.refresh_every >= 0, f'phases[{i}].refresh_every', 'at least 0',
+                         phase.refresh_every)
       make_optimizer(phase, f'phases[{i}].optimizer' if self.phases else 'optimizer')
       trainable_regex(phase)
 
@@ -110,7 +119,19 @@ def fit_config(config):
 
 def make_optimizer(phase, where='optimizer'):
   """The optimizer of a phase; `where` is how errors call it."""
-  return optim.make_optimizer(phase.optimizer, where)
+  return optim.make_optimizer(phase.optimizer, where, tick=max(len(phase.arms), 1))
+
+
+def check_parts(task, schedule):
+  """Raises ConfigError if a phase wants a part that the Task has not."""
+  for i, phase in enumerate(schedule):
+    for j, name in enumerate(phase.arms):
+      config_lib.choose(name, task.arms, f'phases[{i}].arms[{j}]')
+    config_lib.require(not phase.refresh_every or task.refresh is not None,
+                       f'phases[{i}].refresh_every', '0, for this task refreshes nothing',
+                       phase.refresh_every)
+    config_lib.require(not (phase.arms and phase.refresh_every), f'phases[{i}].refresh_every',
+                       '0 in a phase with arms, which have data of their own', phase.refresh_every)
 
 
 def trainable_regex(phase):

@@ -26,6 +26,7 @@ class TrainState(NamedTuple):
     bad_steps: int32, steps skipped in a row because a gradient was not finite.
     skipped: int32, steps skipped in all.
     hooks: name -> state of the hook of that name.
+    aux: what the Task's `refresh` gave last, in checkpoints only; None on the devices.
   """
   step: jax.Array
   params: Any
@@ -35,6 +36,7 @@ class TrainState(NamedTuple):
   bad_steps: jax.Array
   skipped: jax.Array
   hooks: Any
+  aux: Any = None
 
   def with_params(self, params):
     """The state with other parameters."""

@@ -44,11 +44,6 @@ class RowsTest(parameterized.TestCase):
     with self.assertRaisesRegex(ConfigError, 'no such file'):
       list(glue.read_tsv(path.with_name('absent.tsv')))
 
-  def test_the_demo_is_prose_and_its_parts_are_disjoint(self):
-    documents = glue.docstring_sentences('numpy')
-    self.assertGreater(len(documents), 100)
-    self.assertFalse([s for d in documents for s in d if '>>>' in s or '\n' in s])
-
 
 class MetricsTest(absltest.TestCase):
 

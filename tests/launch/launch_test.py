@@ -11,6 +11,7 @@ import tempfile
 import traceback
 from typing import NamedTuple
 
+import numpy as np
 from absl.testing import absltest, parameterized
 
 from tests import conftest
@@ -194,6 +195,25 @@ class RunTest(LaunchTest):
     result = self.launch('evaluate', f'--workdir={self.workdir}', '--split=tset')
     self.assertEqual((result.status, result.out), (2, ''))
     self.assertStartsWith(result.err, "error: split: unknown name 'tset'; did you mean 'test'?")
+    self.predict_and_convert(rows[-1]['test/accuracy'])
+
+  def predict_and_convert(self, accuracy):
+    """The outputs of the run, by its workdir and by its config with a converted checkpoint."""
+    outputs = [self.folder / f'{name}.npz' for name in ('run', 'converted')]
+    self.succeed('predict', f'--workdir={self.workdir}', f'--output={outputs[0]}')
+    weights, checkpoint = self.folder / 'weights.npz', self.folder / 'checkpoint'
+    for arguments in ([f'--workdir={self.workdir}', f'--output={weights}'],
+                      [f'--workdir={checkpoint}', f'--input={weights}']):
+      self.succeed('convert', ADASAM, *arguments)
+    self.succeed('predict', ADASAM, f'--checkpoint={checkpoint}', f'--output={outputs[1]}')
+    first, second = (np.load(path)['output'] for path in outputs)
+    np.testing.assert_array_equal(first, second)
+    self.assertBetween(accuracy, 0.1, 1)
+    self.assertLen(first, 797)
+    result = self.launch('predict', f'--workdir={self.workdir}', f'--output={outputs[0]}',
+                         '--input=rows.tsv')
+    self.assertEqual(result.status, 2)
+    self.assertIn('--input: expected no file: task classification reads none', result.err)
 
   def test_federate_and_evaluate(self):
     self.succeed('federate', FEDLALR + ':iid', f'--workdir={self.workdir}',

@@ -101,7 +101,7 @@ class SaveTest(CheckpointTest):
       metas.append(meta)
       return jax.eval_shape(make_state)
 
-    step, again, resumed, meta = self.checkpointer().restore(template, lambda meta: batches())
+    step, again, resumed, meta = self.checkpointer().restore(template, lambda *_: batches())
     self.assertEqual(step, 7)
     toy.assert_trees_equal(state, again)
     self.assertIsInstance(again['params']['w'], np.ndarray)

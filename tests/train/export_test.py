@@ -8,7 +8,7 @@ from absl.testing import absltest, parameterized
 
 from jaxlab import train
 from jaxlab.config import ConfigError
-from jaxlab.train import evaluation, export
+from jaxlab.train import checkpoints, evaluation, export
 from tests import toy
 
 CONFIG = {'batch_size': 8, 'steps': 4, 'optimizer': {'name': 'sgd', 'learning_rate': 0.1}}
@@ -23,13 +23,19 @@ class ExportTest(parameterized.TestCase):
     self.state = train.fit(self.task, CONFIG, workdir=self.folder / 'run')
     self.template = jax.eval_shape(self.task.init, jax.random.key(0))['params']
 
-  @parameterized.parameters('params.npz', 'params.safetensors')
+  def convert(self, path, directory):
+    export.save_params(export.unnamed(export.read_tensors(path), self.template, str(path)),
+                       directory)
+
+  @parameterized.parameters('params.npz', 'params.safetensors', 'model.safetensors')
   def test_there_and_back(self, name):
-    path = self.folder / name
-    names = export.export_params(self.folder / 'run', self.template, path)
-    self.assertEqual(names, ['b', 'w'])
-    export.import_params(path, self.template, self.folder / 'new')
-    toy.assert_trees_equal(train.checkpoints.load_collection(self.folder / 'new', self.template),
+    path = self.folder / 'weights' / name
+    path.parent.mkdir()
+    tensors = export.named(jax.tree.map(np.asarray, self.state.params))
+    self.assertEqual(sorted(tensors), ['b', 'w'])
+    export.write_tensors(path, tensors)
+    self.convert(path.parent if name == 'model.safetensors' else path, self.folder / 'new')
+    toy.assert_trees_equal(checkpoints.load_collection(self.folder / 'new', self.template),
                            jax.tree.map(np.asarray, self.state.params))
     frozen = {**CONFIG, 'steps': 1, 'optimizer': {'name': 'sgd', 'learning_rate': 0.0},
               'init_from': str(self.folder / 'new')}
@@ -53,20 +59,23 @@ class ExportTest(parameterized.TestCase):
   def test_other_parameters(self, arrays, message):
     np.savez(self.folder / 'wrong.npz', **arrays)
     with self.assertRaisesRegex(ConfigError, message):
-      export.import_params(self.folder / 'wrong.npz', self.template, self.folder / 'new')
+      self.convert(self.folder / 'wrong.npz', self.folder / 'new')
     self.assertFalse((self.folder / 'new').exists())
 
   def test_broken_files_and_folders(self):
-    (self.folder / 'broken.npz').write_bytes(b'PK nothing')
-    with self.assertRaisesRegex(ConfigError, 'broken.npz: cannot be read'):
-      export.import_params(self.folder / 'broken.npz', self.template, self.folder / 'new')
-    with self.assertRaisesRegex(ConfigError, 'absent.npz: cannot be read'):
-      export.import_params(self.folder / 'absent.npz', self.template, self.folder / 'new')
+    for name in ('broken.npz', 'broken.safetensors'):
+      (self.folder / name).write_bytes(b'PK nothing')
+    (self.folder / 'empty').mkdir()
+    for name, message in {
+        'broken.npz': 'broken.npz: cannot be read', 'absent.npz': 'absent.npz: cannot be read',
+        'params.txt': '--input: expected a folder or a file ending in .npz or',
+        'empty': 'empty: expected model.safetensors or'}.items():
+      with self.assertRaisesRegex(ConfigError, message):
+        export.read_tensors(self.folder / name)
     with self.assertRaisesRegex(ConfigError, '--output: expected a file ending in .npz or'):
-      export.export_params(self.folder / 'run', self.template, self.folder / 'params.txt')
-    export.export_params(self.folder / 'run', self.template, self.folder / 'good.npz')
+      export.write_tensors(self.folder / 'params.txt', {})
     with self.assertRaisesRegex(ConfigError, '--workdir: expected a folder without checkpoints'):
-      export.import_params(self.folder / 'good.npz', self.template, self.folder / 'run')
+      export.save_params(self.state.params, self.folder / 'run')
 
 
 if __name__ == '__main__':
