@@ -37,7 +37,7 @@ class Arm(NamedTuple):
   act: Callable[[Mapping[str, Any], Mapping[str, jax.Array], jax.Array], Any] | None = None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Task:
   """A problem as a bundle of pure functions, made from a config by a module's `make_task(config)`.
 
@@ -59,11 +59,13 @@ class Task:
       none. Training then gathers, differentiates and updates these alone (`train.rows`), and the
       loss may do nothing with such a parameter but `table[ids]`. None updates whole tables.
     arms: name -> Arm, what a phase with `arms` trains on in a cycle in place of `loss` on
-      `dataset('train')`.
+      `dataset('train')`. None where there are none.
     refresh: (variables, key, round) -> aux, {name: NumPy array}, on the host: what the data of a
       phase with `refresh_every` are made of, by the model as it then is. The phase trains on
       `dataset('train', aux)`. `round` counts from 0 in each phase. With several processes it runs
       on all of them and must give all the same.
+    federation: config of the experiment -> a subclass of `FederatedConfig`, for a problem that has
+      an algorithm or a threat of its own; None for those of `jaxlab.federated`.
   """
   init: Callable[[jax.Array], Mapping[str, Any]]
   loss: Callable[[Mapping[str, Any], Mapping[str, jax.Array], jax.Array], Loss]
@@ -72,8 +74,9 @@ class Task:
   dataset: Callable[..., Any]
   act: Callable[[Mapping[str, Any], Mapping[str, jax.Array], jax.Array], Any] | None = None
   rows: Callable[[Mapping[str, jax.Array]], Mapping[str, jax.Array]] | None = None
-  arms: Mapping[str, Arm] = dataclasses.field(default_factory=dict)
+  arms: Mapping[str, Arm] | None = None
   refresh: Callable[[Mapping[str, Any], jax.Array, int], Mapping[str, Any]] | None = None
+  federation: Callable[[Any], Any] | None = None
 
 
 def row_keys(key, rows, axis=parallel.BATCH):

@@ -35,6 +35,11 @@ class TaskTest(absltest.TestCase):
     loss = Loss(jnp.ones(3), jnp.ones(3))
     self.assertEqual((dict(loss.metrics), dict(loss.state)), ({}, {}))
 
+  def test_a_task_can_be_a_key(self):
+    task = toy.softmax_task()
+    armed = dataclasses.replace(task, arms={'a': None})
+    self.assertLen({task, task, armed}, 2)
+
   def test_a_task_is_frozen(self):
     task = toy.softmax_task()
     with self.assertRaises(dataclasses.FrozenInstanceError):

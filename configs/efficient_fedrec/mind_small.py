@@ -1,7 +1,10 @@
 """Efficient-FedRec's data and model (arXiv 2109.05446) at full size: NRMS on MIND-small or Adressa.
 
   python -m launch.train --config=configs/efficient_fedrec/mind_small.py --workdir=/tmp/jaxlab/mind
+  python -m launch.federate --config=configs/efficient_fedrec/mind_small.py \
+      --workdir=/tmp/jaxlab/mind-federated
 
+The first command trains centrally, the second by Efficient-FedRec with the published schedule.
 Wants the unpacked files in the folder downloads/manual of the data sets (see the system's README),
 glove.840B.300d.txt (`--config.data.word_vectors=FILE`; without it word vectors start at random) and
 an accelerator. No run of it has been made here; the official run of the federated algorithm with a
@@ -26,7 +29,7 @@ def get_config(variant='mind_small'):
   """Returns the experiment; `variant` is a data set, or a model on MIND-small (see above)."""
   model = variant if variant in NEWS else 'nrms'
   config = ml_collections.ConfigDict()
-  config.task = 'news'
+  config.task = 'efficient_fedrec'
   config.seed = 0
   config.data = {'name': 'mind_small' if variant in NEWS else variant, 'history_length': 50,
                  'pad_side': 'back', 'negatives': 20, 'title_length': 30,
@@ -41,4 +44,20 @@ def get_config(variant='mind_small'):
   config.eval_every = 2_000
   config.eval_splits = ('dev',)
   config.save_every = 2_000
+  adressa = variant == 'adressa'
+  config.federated = {
+      'num_clients': 50_000 if variant != 'mind_large' else 700_000,
+      'cohort_size': 50,
+      'rounds': 500 if adressa else 2_000,
+      'partition': {'name': 'by_user'},
+      'partition_by': 'user',
+      'algorithm': {'name': 'efficient_fedrec', 'server_learning_rate': 5e-5, 'union_size': 8_000},
+      'aggregator': {'name': 'mean'},
+      'batch_size': 16,
+      'epochs': 1,
+      'log_every': 10,
+      'eval_every': 10 if adressa else 100,
+      'eval_splits': ('dev',),
+      'save_every': 100,
+  }
   return config

@@ -157,23 +157,28 @@ class FederatedConfig:
     config_lib.require(not (aggregator.root_examples and self.stage), 'federated.stage',
                        f'False under the aggregator {self.aggregator["name"]}, whose root data '
                        'stay on the device', self.stage)
-    name, in_parts = self.algorithm['name'], algorithms.MESSAGES_OF_PARTS
+    name = self.algorithm['name']
     rules = [self.aggregator['name'], self.aggregator.get('rule', {}).get('name')]
     config_lib.require(
-        name not in in_parts or not set(rules) & set(aggregators.MODEL_SHAPED),
+        not self.message_of_parts or not set(rules) & set(aggregators.MODEL_SHAPED),
         'federated.aggregator.name',
         f'one without a state under {name}, whose message is more than an update of the model',
         self.aggregator['name'])
     if not attacks.make_attack(self.attack):
       return
     config_lib.require(
-        name not in in_parts or self.attack['name'] in attacks.HONEST_MESSAGES,
+        not self.message_of_parts or self.attack['name'] in attacks.HONEST_MESSAGES,
         'federated.attack.name',
         f'one of {", ".join(attacks.HONEST_MESSAGES)} under {name}, whose message is more than an '
         'update of the model', self.attack['name'])
     config_lib.require(
         self.attack['name'] != 'model_replacement' or name in ('fedavg', 'fedprox'),
         'federated.algorithm.name', 'fedavg or fedprox under the attack model_replacement', name)
+
+  @property
+  def message_of_parts(self):
+    """Whether a message is more than an update of the model."""
+    return self.algorithm['name'] in algorithms.MESSAGES_OF_PARTS
 
   def make_aggregator(self, algorithm):
     """The aggregator of an algorithm."""
@@ -196,8 +201,14 @@ class FederatedConfig:
       return None
     return Threat(attack, attacks.malicious_clients(self.attack, self.num_clients, seed))
 
-  def make_algorithm(self, gradient):
-    """The algorithm over this gradient function."""
+  def make_algorithm(self, gradient, constants=None):
+    """The algorithm over this gradient function, None for its shapes alone.
+
+    Args:
+      gradient: `TaskGradient`, or None.
+      constants: the Flax collection 'constants', for the algorithms of a system; None with it.
+    """
+    del constants
     return algorithms.make_algorithm(self.algorithm, self.client_optimizer, gradient,
                                      self.num_clients)
 
@@ -207,11 +218,17 @@ class FederatedConfig:
     return clients_lib.LocalWork(self.batch_size, self.epochs, self.local_steps)
 
 
-def federated_config(config):
-  """Reads and checks `config.federated`."""
+def federated_config(config, kind=FederatedConfig, **parts):
+  """Reads and checks `config.federated`.
+
+  Args:
+    config: of the experiment.
+    kind: FederatedConfig, or the subclass of a system with an algorithm or a threat of its own.
+    **parts: fields of `kind` that no config holds.
+  """
   if 'federated' not in config:
     raise config_lib.ConfigError('config.federated: missing')
-  return config_lib.call(FederatedConfig, config['federated'], 'federated', drop=())
+  return config_lib.call(kind, config['federated'], 'federated', drop=(), **parts)
 
 
 def make_clients(task, settings, seed):
@@ -247,8 +264,7 @@ def simulate(task, config, *, workdir=None, state=None, hooks=(), devices=None,
   Same files, resumption and errors as `train.fit`, with rounds for steps.
 
   Args:
-    task: Task without running state. One with a `federation` (FederatedConfig -> a subclass of it)
-      says itself which algorithm and which threat belong to it.
+    task: Task without running state.
     config: mapping with 'federated' (see FederatedConfig) and 'seed'; other keys are ignored.
     workdir: folder of the run, or None to keep nothing.
     state: FederatedState to start from; None initialises.
@@ -264,9 +280,7 @@ def simulate(task, config, *, workdir=None, state=None, hooks=(), devices=None,
     FloatingPointError: `max_bad_rounds` rounds in a row were refused.
     OSError: a checkpoint or metric could not be written; earlier checkpoints are kept.
   """
-  settings, seed = federated_config(config), config.get('seed', 0)
-  federation = getattr(task, 'federation', None)
-  settings = federation(settings) if federation else settings
+  settings, seed = (task.federation or federated_config)(config), config.get('seed', 0)
   check_hooks(hooks, settings.rounds_per_call, 'federated.rounds_per_call')
   build = functools.partial(_initial_state, task, settings, seed, hooks)
   shapes = jax.eval_shape(build)
@@ -317,7 +331,8 @@ def run_rounds(state, cohorts, table, constants, *, task, settings, clients_per_
   Returns:
     (FederatedState, {metric: [R]}).
   """
-  algorithm = settings.make_algorithm(task_gradient(task, constants, settings.accumulate))
+  algorithm = settings.make_algorithm(task_gradient(task, constants, settings.accumulate),
+                                      constants)
   aggregator = settings.make_aggregator(algorithm)
 
   def one(state, cohort):
@@ -364,7 +379,8 @@ def _run_rounds(run, task, settings, seed, state, clients, constants, hooks, eva
                         threat=threat, root=root),
       axis_name=parallel.CLIENTS, in_axes=(None, 0, 0 if settings.stage else None, None),
       out_axes=(None, None), donate_argnums=0, devices=devices)
-  algorithm = settings.make_algorithm(task_gradient(task, constants, settings.accumulate))
+  algorithm = settings.make_algorithm(task_gradient(task, constants, settings.accumulate),
+                                      constants)
   some_rows = pipeline.take(dataset, np.zeros(1, np.int32))
   bytes_down, bytes_up = round_bytes(algorithm, state.params, some_rows, settings.batch_size)
   source = staging.CallSource(

@@ -54,7 +54,7 @@ def check(config):
   config_lib.check_keys(config, ('task', 'federated', 'sweep', *FIT_KEYS, *module.CONFIG_KEYS))
   module.check(config)
   if 'federated' in config:
-    federated_config(config)
+    getattr(module, 'federated_config', federated_config)(config)
   if 'batch_size' in config:
     fit_config(config)
   for cell in cells(config, sweep_config(config)) if 'sweep' in config else ():

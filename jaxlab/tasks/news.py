@@ -45,7 +45,7 @@ class Data(NamedTuple):
   negatives: int
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class NewsTask(Task):
   """A Task whose parameters are {'news', 'user'}, with the two halves of its model.
 

@@ -126,7 +126,7 @@ def check_parts(task, schedule):
   """Raises ConfigError if a phase wants a part that the Task has not."""
   for i, phase in enumerate(schedule):
     for j, name in enumerate(phase.arms):
-      config_lib.choose(name, task.arms, f'phases[{i}].arms[{j}]')
+      config_lib.choose(name, task.arms or {}, f'phases[{i}].arms[{j}]')
     config_lib.require(not phase.refresh_every or task.refresh is not None,
                        f'phases[{i}].refresh_every', '0, for this task refreshes nothing',
                        phase.refresh_every)

@@ -1,6 +1,6 @@
 """The news task and its federation, some of whose clients attack: config -> Task."""
 import dataclasses
-from collections.abc import Callable
+import functools
 from typing import Any, Literal
 
 import jax
@@ -77,8 +77,9 @@ class Federation(simulation.FederatedConfig):
     config_lib.require(not self.attack, 'federated.attack', 'nothing beside config.attack',
                        dict(self.attack))
 
-  def make_algorithm(self, gradient):
+  def make_algorithm(self, gradient, constants=None):
     """FedSGD with Adam at the rate `algorithm.server_learning_rate`."""
+    del constants
     return config_lib.call(
         lambda *, server_learning_rate: server_descent(gradient, optax.adam(server_learning_rate)),
         self.algorithm, 'federated.algorithm')
@@ -100,16 +101,6 @@ class Federation(simulation.FederatedConfig):
     return Threat(attack_lib.ua_fedrec(
         self.task.encode, constants['news'], learn, self.liars.strength,
         refresh_every=self.liars.refresh_every), malicious)
-
-
-@dataclasses.dataclass(frozen=True)
-class AttackedTask(news_task.NewsTask):
-  """A NewsTask that says how it is federated.
-
-  Attributes:
-    federation: FederatedConfig -> Federation, which `federated.simulate` then takes.
-  """
-  federation: Callable[..., Federation] | None = None
 
 
 def attack_config(config):
@@ -140,29 +131,27 @@ def own_data(table, clients, malicious, work):
   return {name: column[rows] for name, column in table.items()}, index, sizes.astype(np.float32)
 
 
-def _federation(settings, task, liars):
-  fields = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
-  return Federation(**fields, task=task, liars=liars)
-
-
 def check(config):
-  """Checks `config.model`, `config.data`, `config.attack` and the federation without loading data.
+  """Checks `config.model`, `config.data` and `config.attack` without loading data.
 
   Raises:
     ConfigError: a part is missing, an unknown name or key, a wrong type or value.
   """
   news_task.check(config)
-  liars = attack_config(config)
-  if 'federated' in config:
-    _federation(simulation.federated_config(config), None, liars)
+  attack_config(config)
+
+
+def federated_config(config):
+  """Reads and checks `config.federated`; the Federation has no task yet."""
+  return simulation.federated_config(config, Federation, task=None, liars=attack_config(config))
 
 
 def attacked(task, liars):
-  """The AttackedTask of a NewsTask and an AttackConfig."""
-  parts = {field.name: getattr(task, field.name) for field in dataclasses.fields(task)}
-  return AttackedTask(**parts, federation=lambda settings: _federation(settings, task, liars))
+  """A NewsTask that is federated with the attackers of an AttackConfig."""
+  return dataclasses.replace(task, federation=functools.partial(
+      simulation.federated_config, kind=Federation, task=task, liars=liars))
 
 
 def make_task(config):
-  """Makes the AttackedTask: `tasks.news` of the config, federated with those of `config.attack`."""
+  """Makes the NewsTask: `tasks.news` of the config, federated with those of `config.attack`."""
   return attacked(news_task.make_task(config), attack_config(config))

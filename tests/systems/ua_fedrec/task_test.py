@@ -32,7 +32,7 @@ CONFIG = {
 
 @functools.cache
 def make_task():
-  """An AttackedTask of LSTUR on a small planted world."""
+  """A task of LSTUR on a small planted world."""
   data = experiment.make_data(0, users=USERS, news=30, tests=20)
   task = news_task.from_models(
       models.LSTURNews(experiment.VOCABULARY, embed=4, features=4, queries=3, dropout=0.0),
@@ -41,8 +41,7 @@ def make_task():
 
 
 def make_federation():
-  settings = simulation.federated_config({'federated': SETTINGS})
-  return make_task().federation(settings)
+  return make_task().federation({'federated': SETTINGS})
 
 
 class FederationTest(absltest.TestCase):
