@@ -1,0 +1,1 @@
+"""Loss functions that several systems share. Pure; values per example, never a mean."""
