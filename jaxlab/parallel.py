@@ -154,14 +154,17 @@ def map_runs(function, shared, *arguments, block=None):
     rows = np.arange(start, start + size) % runs
     cut = jax.tree.map(lambda x: x[rows].reshape((count, -1) + x.shape[1:]), arguments)
     results.append(
-        jax.tree.map(lambda x: np.asarray(x).reshape((-1,) + x.shape[2:]), program(shared, cut)))
+        jax.tree.map(lambda x: np.asarray(x).reshape((-1,) + x.shape[2:]), program((shared, cut))))
   return jax.tree.map(lambda *blocks: np.concatenate(blocks)[:runs], *results)
 
 
 @functools.lru_cache
 def _map_program(function):
-  one_device = lambda shared, inputs: jax.lax.map(lambda one: function(shared, *one), inputs)
-  return jax.pmap(one_device, in_axes=(None, 0))
+  def one_device(both):
+    shared, inputs = both
+    return jax.lax.map(lambda one: function(shared, *one), inputs)
+  # Axes of one argument: as many leaves as arguments would be taken for them, in jax 0.10.2.
+  return jax.pmap(one_device, in_axes=((None, 0),))
 
 
 def to_host(tree):

@@ -5,8 +5,8 @@
   python -m launch.convert --config=CONFIG --official --input=FOLDER --workdir=NEW_FOLDER
 
 Arrays are named by their path ('Dense_0/kernel'), with --official by the authors' code; --input may
-be a folder with model.safetensors or its shards, too. A .pt file must be saved as safetensors or npz
-first. Missing or left-over names and wrong shapes are errors that list them. A converted folder
+be a folder with model.safetensors or its shards, too. A .pt file must be saved as safetensors or
+npz first. Missing or left-over names and wrong shapes are errors that list them. A converted folder
 serves --config.init_from, and --checkpoint of launch.predict.
 """
 import jax
@@ -15,6 +15,7 @@ from absl import flags
 
 from jaxlab import cli, systems
 from jaxlab.config import require
+from jaxlab.models import pretrained
 from jaxlab.train import checkpoints, export
 
 _CONFIG = cli.define_config()
@@ -43,10 +44,10 @@ def main():
   to_params, to_tensors = names_of(experiment, template)
   if _OUTPUT.value is not None:
     tensors = to_tensors(checkpoints.load_collection(workdir, template))
-    export.write_tensors(_OUTPUT.value, {name: np.asarray(x) for name, x in tensors.items()})
+    pretrained.write_tensors(_OUTPUT.value, {name: np.asarray(x) for name, x in tensors.items()})
     print(f'{len(tensors)} arrays in {_OUTPUT.value}: {", ".join(sorted(tensors))}')
   else:
-    tensors = export.named(to_params(export.read_tensors(_INPUT.value)))
+    tensors = export.named(to_params(pretrained.read_tensors(_INPUT.value)))
     export.save_params(export.unnamed(tensors, template, f'--input={_INPUT.value}'), workdir)
     print(f'checkpoint in {workdir}')
 

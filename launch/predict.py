@@ -20,8 +20,8 @@ _WORKDIR = cli.define_workdir()
 _CONFIG = cli.define_config()
 _CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'With --config: folder of a checkpoint.')
 _SPLIT = flags.DEFINE_string('split', 'test', 'Split of the task\'s data set.')
-_INPUT = flags.DEFINE_string('input', None, 'What to predict instead of a split: a file of examples, or '
-                             'what the system reads.')
+_INPUT = flags.DEFINE_string('input', None, 'What to predict instead of a split: a file of '
+                             'examples, or what the system reads.')
 _OUTPUT = flags.DEFINE_string('output', None, 'The .npz, .tsv or .jsonl file to write, or what the '
                               'system writes.')
 

@@ -6,11 +6,17 @@ import shutil
 import jax
 import numpy as np
 
-from jaxlab.config import ConfigError
+from jaxlab.config import ConfigError, require
 
+FORMATS = ('.npz', '.safetensors')
 WEIGHTS, INDEX, CONFIG = 'model.safetensors', 'model.safetensors.index.json', 'config.json'
 TOKENIZER_FILES = ('tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json',
                    'vocab.txt', 'vocab.json', 'merges.txt')
+
+# Our poolers by their names in sentence-transformers; the roles of special tokens by theirs.
+_POOLING = {'cls': 'cls_token', 'mean': 'mean_tokens', 'max': 'max_tokens'}
+_ROLES = {'pad': ('[PAD]', '<pad>'), 'unk': ('[UNK]', '<unk>'), 'cls': ('[CLS]', '<s>'),
+          'sep': ('[SEP]', '</s>'), 'mask': ('[MASK]', '<mask>')}
 
 
 def read_json(path):
@@ -108,6 +114,86 @@ def write_safetensors_folder(folder, tensors, config, *, tokenizer_from=None):
     tokenizer_from.save(str(folder / 'tokenizer.json'))
 
 
+def check_pooling(pooler):
+  """Raises ConfigError unless sentence-transformers has the pooler."""
+  if pooler not in _POOLING:
+    raise ConfigError(f'pooler: expected one of {", ".join(_POOLING)}, which sentence-transformers '
+                      f'knows, got {pooler!r}')
+
+
+def write_sentence_transformers_folder(folder, pooler, *, width, max_length):
+  """Puts the files beside an encoder's that make sentence-transformers open its folder.
+
+  modules.json (the encoder, its pooling, vectors of length 1), 1_Pooling/config.json,
+  sentence_bert_config.json, and a tokenizer_config.json where there is none.
+
+  Args:
+    folder: that `write_safetensors_folder` wrote.
+    pooler: 'cls', 'mean' or 'max'.
+    width: D of the vectors.
+    max_length: most tokens of a text.
+
+  Raises:
+    ConfigError: another pooler.
+  """
+  check_pooling(pooler)
+  folder = pathlib.Path(folder)
+  types = {'': 'Transformer', '1_Pooling': 'Pooling', '2_Normalize': 'Normalize'}
+  files = {
+      'modules.json': [
+          {'idx': i, 'name': str(i), 'path': path, 'type': f'sentence_transformers.models.{name}'}
+          for i, (path, name) in enumerate(types.items())],
+      '1_Pooling/config.json': {
+          'word_embedding_dimension': width,
+          **{f'pooling_mode_{mode}': name == pooler for name, mode in _POOLING.items()}},
+      'sentence_bert_config.json': {'max_seq_length': max_length, 'do_lower_case': False}}
+  if not (folder / 'tokenizer_config.json').is_file():
+    files['tokenizer_config.json'] = _tokenizer_config(folder / 'tokenizer.json', max_length)
+  for path in types:
+    (folder / path).mkdir(parents=True, exist_ok=True)
+  for name, content in files.items():
+    (folder / name).write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
+
+
+def _tokenizer_config(path, max_length):
+  """What transformers has to know of a tokenizer.json: the roles of its special tokens."""
+  there = {token['content'] for token in read_json(path).get('added_tokens', ())}
+  roles = {f'{role}_token': next((name for name in names if name in there), None)
+           for role, names in _ROLES.items()}
+  return {'tokenizer_class': 'PreTrainedTokenizerFast', 'model_max_length': max_length,
+          **{role: token for role, token in roles.items() if token is not None}}
+
+
+def write_tensors(path, tensors):
+  """Writes {name: array} to a .npz or .safetensors file; ConfigError at another ending."""
+  path = pathlib.Path(path)
+  require(path.suffix in FORMATS, '--output', f'a file ending in {" or ".join(FORMATS)}', str(path))
+  if path.suffix == '.npz':
+    np.savez(path, **tensors)
+  else:
+    _safetensors().save_file({name: np.ascontiguousarray(x) for name, x in tensors.items()}, path)
+
+
+def read_tensors(path):
+  """{name: array} of a .npz or .safetensors file, or of a folder with model.safetensors or shards.
+
+  Raises:
+    ConfigError: another ending, or what cannot be read.
+  """
+  path = pathlib.Path(path)
+  require(path.suffix in FORMATS or path.is_dir(), '--input',
+          f'a folder or a file ending in {" or ".join(FORMATS)}', str(path))
+  try:
+    if path.is_dir():
+      return read_safetensors_folder(path)
+    if path.suffix == '.npz':
+      with np.load(path) as file:
+        return dict(file)
+    return _safetensors().load_file(path)
+  except (OSError, ValueError) as error:
+    raise ConfigError(f'--input={path}: cannot be read ({error})') from error
+
+
 def unstack_layers(params):
   """Parameters with 'layers_0', 'layers_1', ... for stacked 'layers'; others as they are."""
   if 'layers' not in params:
@@ -135,3 +221,11 @@ def _read_file(path):
     return load_file(path)
   except (SafetensorError, OSError, ValueError) as error:
     raise ValueError(f'{path}: expected a safetensors file: {error}') from error
+
+
+def _safetensors():
+  try:
+    from safetensors import numpy as safetensors  # pylint: disable=g-import-not-at-top
+  except ImportError as error:
+    raise ConfigError("safetensors files need: pip install 'jaxlab[text]'") from error
+  return safetensors

@@ -32,7 +32,7 @@ class Evaluator:
     self._task, self._devices = task, devices
     self._rows = batch_size * len(parallel.local_devices(devices))
     self._predict = jax.pmap(functools.partial(_predict, task.predict), axis_name=parallel.BATCH,
-                             in_axes=(None, None, None, 0, None), devices=devices)
+                             in_axes=((None, None, None), 0, None), devices=devices)
 
   def __call__(self, state, constants, split, prefix=None):
     """Returns {f'{prefix}/{metric}': float}; the prefix is the split's name unless given."""
@@ -56,7 +56,7 @@ class Evaluator:
                                     process_count=jax.process_count())
     for number, batch in enumerate(batches):
       outputs = self._predict(
-          state.params, state.running, constants,
+          (state.params, state.running, constants),
           parallel.shard(parallel.split(batch, self._devices), devices=self._devices),
           jax.random.fold_in(key, number))
       local = jax.tree.map(lambda x: x[None], batch)
@@ -65,9 +65,9 @@ class Evaluator:
       yield jax.tree.map(lambda x: x[real], (outputs, batch))
 
 
-def _predict(predict, params, running, constants, batch, key):
+def _predict(predict, collections, batch, key):
   key = jax.random.fold_in(key, parallel.axis_index())
-  return predict(join_variables(params, running, constants), batch, key)
+  return predict(join_variables(*collections), batch, key)
 
 
 def restored(task, config, workdir):

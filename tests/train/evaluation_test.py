@@ -72,6 +72,17 @@ class EvaluatorTest(parameterized.TestCase):
     self.assertEqual(metrics, {f'test/{k}': v for k, v in TASK.evaluate(pairs).items()})
     self.assertEqual((metrics['test/rows'], metrics['test/seen']), (ROWS, ROWS))
 
+  def test_one_parameter_and_three_columns(self):
+    # Five leaves for what once were five arguments, of whose axes jax 0.10.2 then made the leaves'.
+    rows = {'x': np.arange(6, dtype=np.float32).reshape(3, 2), 'y': np.ones(3, np.float32)}
+    task = dataclasses.replace(
+        TASK, init=lambda key: {'params': {'w': jnp.full((), 2.0)}},
+        predict=lambda variables, batch, key: batch['x'] * variables['params']['w'])
+    state, constants = snapshot(task, jax.devices()[:2])
+    found = evaluation.Evaluator(task, devices=jax.devices()[:2]).predict(
+        state, constants, pipeline.from_arrays(rows))
+    np.testing.assert_array_equal(np.concatenate([out for out, _ in found]), 2 * rows['x'])
+
   def test_prefix(self):
     state, constants = snapshot(TASK, None)
     evaluator = evaluation.Evaluator(TASK, batch_size=2)

@@ -8,6 +8,7 @@ from absl.testing import absltest, parameterized
 
 from jaxlab import train
 from jaxlab.config import ConfigError
+from jaxlab.models import pretrained
 from jaxlab.train import checkpoints, evaluation, export
 from tests import toy
 
@@ -24,7 +25,7 @@ class ExportTest(parameterized.TestCase):
     self.template = jax.eval_shape(self.task.init, jax.random.key(0))['params']
 
   def convert(self, path, directory):
-    export.save_params(export.unnamed(export.read_tensors(path), self.template, str(path)),
+    export.save_params(export.unnamed(pretrained.read_tensors(path), self.template, str(path)),
                        directory)
 
   @parameterized.parameters('params.npz', 'params.safetensors', 'model.safetensors')
@@ -33,7 +34,7 @@ class ExportTest(parameterized.TestCase):
     path.parent.mkdir()
     tensors = export.named(jax.tree.map(np.asarray, self.state.params))
     self.assertEqual(sorted(tensors), ['b', 'w'])
-    export.write_tensors(path, tensors)
+    pretrained.write_tensors(path, tensors)
     self.convert(path.parent if name == 'model.safetensors' else path, self.folder / 'new')
     toy.assert_trees_equal(checkpoints.load_collection(self.folder / 'new', self.template),
                            jax.tree.map(np.asarray, self.state.params))
@@ -71,9 +72,9 @@ class ExportTest(parameterized.TestCase):
         'params.txt': '--input: expected a folder or a file ending in .npz or',
         'empty': 'empty: expected model.safetensors or'}.items():
       with self.assertRaisesRegex(ConfigError, message):
-        export.read_tensors(self.folder / name)
+        pretrained.read_tensors(self.folder / name)
     with self.assertRaisesRegex(ConfigError, '--output: expected a file ending in .npz or'):
-      export.write_tensors(self.folder / 'params.txt', {})
+      pretrained.write_tensors(self.folder / 'params.txt', {})
     with self.assertRaisesRegex(ConfigError, '--workdir: expected a folder without checkpoints'):
       export.save_params(self.state.params, self.folder / 'run')
 
