@@ -29,6 +29,7 @@ BUILDERS = {
     'mind_entities': 'jaxlab.data.mind:MindEntities',
     'mind_news': 'jaxlab.data.mind:MindNews',
     'shakespeare': 'jaxlab.data.leaf:Shakespeare',
+    'text_pairs': 'jaxlab.data.graph:TextPairs',
 }
 
 _columns = {}  # (folder, split) -> the columns that this process has read

@@ -100,7 +100,7 @@ def linked_names(docstring):
   for section in _SECTION.findall(docstring):
     for line in section.splitlines():
       if line and not line[0].isspace():
-        names = re.sub(r':[\w:.+-]+:(?=`)|[`~]', '', line).split(' :')[0].rstrip(':')
+        names = re.split(r' ?:(?:\s|$)', re.sub(r':[\w:.+-]+:(?=`)|[`~]', '', line))[0]
         names = re.split(r',\s*|\s+and\s+', names)
         found += [name for name in names if re.fullmatch(r'[A-Za-z_][\w.]*', name)]
   return found
