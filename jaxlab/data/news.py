@@ -72,12 +72,13 @@ def collect(examples):
                      ragged('candidates', np.int32), ragged('labels', np.int8))
 
 
-def load(name, config):
+def load(name, config, columns=TEXTS):
   """(news columns, {split: Impressions}) of a builder of `mind` or `adressa`.
 
   Args:
-    name: 'mind' or 'adressa'.
+    name: 'mind', 'adressa' or another whose news are those of `name`_news.
     config: of the builder.
+    columns: of the news.
   """
   builder = builders.load(name, config=config)
   splits = {}
@@ -85,7 +86,7 @@ def load(name, config):
     splits[split] = collect(builder.as_data_source(split).__getitems__(range(info.num_examples)))
   table = builders.load(f'{name}_news', config=config)
   rows = table.as_data_source('news').__getitems__(range(table.info.splits['news'].num_examples))
-  return {text: [row[text].decode() for row in rows] for text in TEXTS}, splits
+  return {text: [row[text].decode() for row in rows] for text in columns}, splits
 
 
 def read_folder(folder, splits):
