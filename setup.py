@@ -8,9 +8,14 @@ TEXT = ['safetensors>=0.5', 'tokenizers>=0.21', 'jinja2>=3.1']
 SECURE = ['cryptography>=42', 'msgpack>=1']
 # The lower bounds of two are pre-releases: the first that work with web3 8.
 AGATHA = ['web3>=8.0.0', 'eth-tester>=0.14.0b1', 'py-evm>=0.12.1b1', 'pycryptodome>=3.20']
+VISION = ['pillow>=11', 'trimesh>=4']
+ROBOT = ['pyarrow>=17', 'av>=13', 'imageio>=2.36']
+ANN = ['faiss-cpu>=1.9']
+API = ['httpx>=0.27']
+BIPIA = ['nltk>=3.9', 'rouge-score>=0.1.2', 'rapidfuzz>=3', 'langdetect>=1.0.9']
 TEST = [
-    *PRIVACY, *TEXT, *SECURE, *AGATHA, 'pytest>=8', 'pytest-xdist', 'pytest-cov', 'hypothesis',
-    'starlark-pyo3'
+    *PRIVACY, *TEXT, *SECURE, *AGATHA, *VISION, *ROBOT, *ANN, *API, *BIPIA, 'pytest>=8',
+    'pytest-xdist', 'pytest-cov', 'hypothesis', 'starlark-pyo3'
 ]
 
 setuptools.setup(
@@ -41,6 +46,8 @@ setuptools.setup(
         'matplotlib>=3.9',
         'tensorboard>=2.18',
     ],
-    extras_require={'privacy': PRIVACY, 'text': TEXT, 'secure': SECURE, 'agatha': AGATHA,
-                    'test': TEST},
+    extras_require={
+        'privacy': PRIVACY, 'text': TEXT, 'secure': SECURE, 'agatha': AGATHA, 'vision': VISION,
+        'robot': ROBOT, 'ann': ANN, 'api': API, 'bipia': BIPIA, 'sim': ['metaworld>=3'],
+        'test': TEST},
 )

@@ -5,9 +5,11 @@
 """
 from absl import flags
 
-from jaxlab import cli
+from jaxlab import cli, systems
 from jaxlab.data import builders
 
+for _name in systems.names():  # each names the data sets that are its own
+  systems.load(_name)
 _DATASET = flags.DEFINE_string('dataset', None, f'One of: {", ".join(sorted(builders.BUILDERS))}.')
 _VARIANT = flags.DEFINE_string(
     'builder_config', None, 'Which of the set\'s configs, such as demo (default: its first).')
