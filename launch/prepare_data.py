@@ -8,9 +8,8 @@ from absl import flags
 from jaxlab import cli, systems
 from jaxlab.data import builders
 
-for _name in systems.names():  # each names the data sets that are its own
-  systems.load(_name)
-_DATASET = flags.DEFINE_string('dataset', None, f'One of: {", ".join(sorted(builders.BUILDERS))}.')
+_DATASET = flags.DEFINE_string(
+    'dataset', None, f'One of: {", ".join(sorted(builders.BUILDERS))}; or one of a system\'s own.')
 _VARIANT = flags.DEFINE_string(
     'builder_config', None, 'Which of the set\'s configs, such as demo (default: its first).')
 _MANUAL_DIR = flags.DEFINE_string('manual_dir', None,
@@ -18,6 +17,9 @@ _MANUAL_DIR = flags.DEFINE_string('manual_dir', None,
 
 
 def main():
+  if _DATASET.value not in builders.BUILDERS:
+    for name in systems.names():  # each names the data sets that are its own
+      systems.load(name)
   builder = builders.load(cli.require_flag(_DATASET), config=_VARIANT.value,
                           manual_dir=_MANUAL_DIR.value)
   sizes = ', '.join(f'{name} {split.num_examples}' for name, split in builder.info.splits.items())

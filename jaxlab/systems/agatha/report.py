@@ -23,13 +23,13 @@ def check(config):
   config_lib.require(config['arbiter'] in ('python', 'evm'), 'config.arbiter', "'python' or 'evm'",
                      config['arbiter'])
   sizes = {f'sizes[{i}]': size for i, size in enumerate(config['sizes'])}
+  for where, size in sizes.items():
+    config_lib.check_keys(size, ('model', 'shape'), where)
   for where, size in {'config': config, **sizes}.items():
     config_lib.require('model' in size and 'shape' in size, where, 'a model and a shape',
                        list(size))
     model = config_lib.choose_named(size['model'], play.MODELS, f'{where}.model')
     config_lib.check_arguments(model, size['model'], f'{where}.model', injected=('num_classes',))
-  for where, size in sizes.items():
-    config_lib.check_keys(size, ('model', 'shape'), where)
   config_lib.check_keys(config['cheat'], ('who', 'line'), 'config.cheat')
   config_lib.require(config['cheat']['who'] in WHO, 'config.cheat.who', f'one of {WHO}',
                      config['cheat']['who'])

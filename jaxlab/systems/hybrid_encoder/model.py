@@ -9,20 +9,15 @@ from typing import Literal
 import flax.linen as nn
 import jax.numpy as jnp
 
+from jaxlab.losses.contrastive import normalise
 from jaxlab.models.news import AdditivePooling
 
 _LARGE = 1e9  # finite, so that a user without pages has a softmax
-_TINY = 1e-12
 
 
 def masked_softmax(logits, mask):
   """Softmax over the last axis, 0 where `mask` is False, all 0 where nothing is True."""
   return nn.softmax(jnp.where(mask, logits.astype(jnp.float32), -_LARGE)) * mask
-
-
-def unit(x):
-  """Vectors of length 1; zero stays zero."""
-  return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), _TINY)
 
 
 class Pool(nn.Module):
@@ -65,12 +60,12 @@ class Siamese(nn.Module):
   def user(self, pages, mask):
     """u [..., d] of pages [..., N, d] and mask bool [..., N]."""
     u = self.user_pool(pages, mask).astype(jnp.float32)
-    return unit(u) if self.cosine else u
+    return normalise(u) if self.cosine else u
 
   def ad(self, tokens, mask):
     """v [..., d] of tokens [..., L, d] and mask bool [..., L]."""
     v = self.ad_pool(tokens, mask).astype(jnp.float32)
-    return unit(v) if self.cosine else v
+    return normalise(v) if self.cosine else v
 
 
 class AdCodes(nn.Module):
@@ -197,12 +192,12 @@ class HybridEncoder(nn.Module):
 
 def code_orthogonality(codes):
   """|| C C^T - I ||_F^2 of the codes [M, d] scaled to length 1: 0 where all are orthogonal."""
-  normal = unit(codes)
+  normal = normalise(codes)
   return jnp.square(normal @ normal.T - jnp.eye(len(codes))).sum()
 
 
 def mean_cosine(ads):
   """Mean cosine [...] of pairs of ad vectors [..., M, d]: 1 where the codes have collapsed."""
-  normal, count = unit(ads), ads.shape[-2]
+  normal, count = normalise(ads), ads.shape[-2]
   total = jnp.square(normal.sum(-2)).sum(-1)
   return (total - count) / max(count * (count - 1), 1)
