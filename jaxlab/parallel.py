@@ -132,6 +132,18 @@ def shard(tree, axis=BATCH, devices=None):
   return jax.device_put(tree, NamedSharding(_local_mesh(axis, devices), PartitionSpec(axis)))
 
 
+def stack_runs(trees):
+  """Stacks the arguments of runs for `map_runs`, filled up with zeros where their sizes differ.
+
+  Args:
+    trees: one pytree of arrays a run, alike but for the sizes of their axes.
+  """
+  def stack(*arrays):
+    shape = np.max([x.shape for x in arrays], axis=0)
+    return np.stack([np.pad(x, [(0, n - m) for n, m in zip(shape, x.shape)]) for x in arrays])
+  return jax.tree.map(stack, *trees)
+
+
 def map_runs(function, shared, *arguments, block=None):
   """Independent runs as one program: devices side by side, runs of a device one after the other.
 

@@ -149,6 +149,16 @@ class RunsTest(parameterized.TestCase):
       chex.assert_trees_all_close(jax.tree.map(lambda v: v[i], out), expected, rtol=1e-6)
 
 
+class StackRunsTest(absltest.TestCase):
+
+  def test_unlike_sizes_are_filled_up_with_zeros(self):
+    made = parallel.stack_runs([{'x': np.ones((2, 3))}, {'x': np.ones((1, 3))}])
+    np.testing.assert_array_equal(made['x'].sum((1, 2)), [6, 3])
+    made = parallel.stack_runs([{'x': np.ones((2, 1))}, {'x': np.ones((1, 3))}])
+    self.assertEqual(made['x'].shape, (2, 2, 3))
+    self.assertEqual(made['x'].sum(), 5)
+
+
 def one_run(shared, x, key):
   """One of the runs of `map_runs`."""
   return {'y': shared * x, 'noise': jax.random.normal(key, (2,)) + x}

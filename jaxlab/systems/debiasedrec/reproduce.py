@@ -116,15 +116,6 @@ def _auc(scores, rows):
   return jnp.where(both, ranking.auc(rows['labels'], scores, real), 0).sum() / both.sum()
 
 
-def stack(trees):
-  """Stacks mappings of arrays whose first axes differ, filled up with zeros at the ends."""
-  def one(*arrays):
-    length = max(len(x) for x in arrays)
-    return np.stack([np.pad(x, ((0, length - len(x)), *((0, 0),) * (x.ndim - 1)))
-                     for x in arrays])
-  return jax.tree.map(one, *trees)
-
-
 def measure(seeds, ablate):
   """{world: {arm: {measurement: [seeds, POINTS, ...]}}}."""
   results = {}
@@ -132,6 +123,7 @@ def measure(seeds, ablate):
     made = [make_data(seed, policy, ablate) for seed in seeds]
     constants = [{'news': data.table.features, 'inverse_propensity': 1 / data.propensity}
                  for data in made]
+    stack = parallel.stack_runs
     inputs = (stack(constants), stack([data.splits['train'] for data in made]),
               np.array([len(data.splits['train']['row']) for data in made]),
               stack([{name: data.splits[name] for name in ('random', 'test')} for data in made]),

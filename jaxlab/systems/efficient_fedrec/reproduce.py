@@ -123,21 +123,14 @@ def cohorts_of(table, seed, rounds):
   return federated.Cohort(*(np.concatenate(leaves) for leaves in zip(*made)))
 
 
-def pad_alike(trees):
-  """Stacks mappings of arrays whose lengths differ, filled up with zeros at the ends."""
-  def stack(*arrays):
-    shape = np.max([x.shape for x in arrays], axis=0)
-    return np.stack([np.pad(x, [(0, n - m) for n, m in zip(shape, x.shape)]) for x in arrays])
-  return jax.tree.map(stack, *trees)
-
-
 def run_worlds(kind, seeds, arms, train_news):
   """(task, inputs of the runs, {arm: AUC [seeds, evaluations]}) of one kind of data."""
   worlds = [make_data(kind, seed) for seed in seeds]
   task = news_task.from_models(*make_models(), worlds[0])
   tables = [world.splits['train'] for world in worlds]
-  inputs = (pad_alike([world.table.features for world in worlds]), pad_alike(tables),
-            pad_alike([world.splits['test'] for world in worlds]),
+  stack = parallel.stack_runs
+  inputs = (stack([world.table.features for world in worlds]), stack(tables),
+            stack([world.splits['test'] for world in worlds]),
             jax.vmap(jax.random.key)(np.array(seeds)),
             jax.tree.map(lambda *x: np.stack(x), *(
                 cohorts_of(table, seed, BLOCK * BLOCKS) for table, seed in zip(tables, seeds))))

@@ -177,14 +177,6 @@ def lists(scores, columns, matches, rng):
           right)
 
 
-def stack(trees):
-  """Stacks mappings of arrays of unlike shapes, filled up with zeros at the ends."""
-  def one(*arrays):
-    shape = np.max([x.shape for x in arrays], axis=0)
-    return np.stack([np.pad(x, [(0, n - m) for n, m in zip(shape, x.shape)]) for x in arrays])
-  return jax.tree.map(one, *trees)
-
-
 class Stage1(NamedTuple):
   """What stage 1 left of one seed.
 
@@ -244,11 +236,12 @@ def measure(seeds):
   task = task_lib.from_model(HybridEncoder(SIAMESE, HybridRanker(CODES)),
                              task_lib.text_encoders(TEXT), made[0][1], loss, corpus_ranks=False)
   params = parallel.map_runs(
-      first_stage(task), None, stack([{'pages': data.pages, 'ads': data.ads} for _, data in made]),
-      stack([data.splits['train'] for _, data in made]), count, keys)
+      first_stage(task), None,
+      parallel.stack_runs([{'pages': data.pages, 'ads': data.ads} for _, data in made]),
+      parallel.stack_runs([data.splits['train'] for _, data in made]), count, keys)
   stages = [retrieve(jax.tree.map(lambda x, i=i: x[i], params), world, data, seed)
             for i, (seed, (world, data)) in enumerate(zip(seeds, made))]
-  shared = [stack([getattr(stage, name) for stage in stages])
+  shared = [parallel.stack_runs([getattr(stage, name) for stage in stages])
             for name in ('constants', 'train', 'params', 'test')]
   results = {'siamese': [[quality(stage.scores, stage)] * POINTS for stage in stages]}
   trained = {}

@@ -40,10 +40,6 @@ class VerdictsTest(parameterized.TestCase):
     self.assertLen(truth, 10)
     self.assertTrue((np.diff(truth) < 0).all())
 
-  def test_rows_are_stacked_with_zeros(self):
-    made = reproduce.stack([{'x': np.ones((2, 3))}, {'x': np.ones((1, 3))}])
-    np.testing.assert_array_equal(made['x'].sum((1, 2)), [6, 3])
-
 
 if __name__ == '__main__':
   absltest.main()

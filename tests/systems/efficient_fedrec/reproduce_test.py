@@ -34,11 +34,6 @@ class VerdictsTest(parameterized.TestCase):
     auc = {arm: .6995 for arm in AUC}
     self.assertEqual(verdicts(**{**auc, 'frozen news encoder': .6})[0], claims.FAILS)
 
-  def test_worlds_of_unlike_sizes_are_stacked_with_zeros(self):
-    made = reproduce.pad_alike([{'x': np.ones((2, 1))}, {'x': np.ones((1, 3))}])
-    self.assertEqual(made['x'].shape, (2, 2, 3))
-    self.assertEqual(made['x'].sum(), 5)
-
 
 if __name__ == '__main__':
   absltest.main()
