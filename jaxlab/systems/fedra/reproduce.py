@@ -25,7 +25,7 @@ WORK = clients_lib.LocalWork(batch_size=512, epochs=5)
 RATE = 1.0
 MAX_STEPS = 10  # local steps of a client of up to 1024 rows; most have 5
 SIZES = {'name': 'quantity', 'law': 'lognormal', 'spread': 1.0, 'min_size': 2}
-SEEDS = 3
+SEEDS, TABLE_SEEDS = 12, 3  # runs of an arm that a claim is about, and of the rest of the table
 BLOCK = 24  # runs a call of the program
 NUM_MALICIOUS = 2  # f of the rules that want one: 10 % of 25
 M_MAX = 8
@@ -159,17 +159,18 @@ def make_shared(task, seeds):
 
 
 def run_arms(task, arms, seeds):
-  """{(attack, rule): {metric: [seeds, ROUNDS]}} of all arms, a list of (attack, rule) names."""
+  """{(attack, rule): {metric: [n, ROUNDS]}} of arms {(attack, rule): n}, on the first n seeds."""
   numbers = np.array([(list(ATTACKS).index(a), list(RULES).index(r), i)
-                      for a, r in arms for i in range(len(seeds))], np.int32).T
-  keys = jax.vmap(jax.random.key)(np.array([s for _ in arms for s in seeds]))
+                      for (a, r), n in arms.items() for i in range(n)], np.int32).T
+  keys = jax.vmap(jax.random.key)(np.array(seeds)[numbers[-1]])
   results = parallel.map_runs(one_run(task), make_shared(task, seeds), *numbers, keys, block=BLOCK)
-  shaped = jax.tree.map(lambda x: x.reshape(len(arms), len(seeds), -1), results)
-  return {arm: jax.tree.map(lambda x, i=i: x[i], shaped) for i, arm in enumerate(arms)}
+  ends = np.cumsum(list(arms.values()))
+  return {arm: jax.tree.map(lambda x, i=slice(end - n, end): x[i], results)
+          for (arm, n), end in zip(arms.items(), ends)}
 
 
 def final(run):
-  """Mean accuracy of the last rounds [seeds]."""
+  """Mean accuracy of the last rounds [n]."""
   return run['accuracy'][:, -LAST:].mean(-1)
 
 
@@ -186,9 +187,10 @@ def main(seed, workdir, ablate):
   lying = instead(stat, 'STAT-OPT, honest sizes')
   rules = list(RULES)[:list(RULES).index('FedRA, m = 0')]
   attacked = [name for name in ATTACKS if name != 'STAT-OPT, honest sizes']
-  arms = [(a, r) for a in attacked for r in rules]
-  arms += [arm for arm in (clean, *under, counted, scored, (lying, 'FedAvg'),
-                           (lying, 'multi-Krum by size')) if arm not in arms]
+  judged = [clean, *under, counted, scored, sized, (lying, 'FedAvg'), (lying, 'multi-Krum by size'),
+            ('none', 'FedAvg'), ('none', 'FedRA'), ('none', 'median'),
+            (stat, 'FedRA, no quantities'), (quantity, 'oracle'), (stat, 'oracle')]
+  arms = {(a, r): TABLE_SEEDS for a in attacked for r in rules} | dict.fromkeys(judged, SEEDS)
   seeds = [seed * 1000 + i for i in range(SEEDS)]
   runs = run_arms(load(), arms, seeds)
   accuracy = {arm: final(run) for arm, run in runs.items()}
@@ -228,11 +230,11 @@ def main(seed, workdir, ablate):
                    'not available', f'{error:+.2f}, {correlation:.3f}',
                    claims.verdict(abs(error) <= 0.5 and correlation > 0.8)),
   ]
-  grid = np.array([[accuracy[a, r].mean() for r in rules] for a in attacked])
+  grid = np.array([[accuracy[a, r][:TABLE_SEEDS].mean() for r in rules] for a in attacked])
   print(sweep.format_table(['attack', *rules], [[a, *(f'{x:.3f}' for x in row)]
                                                  for a, row in zip(attacked, grid)]))
   results = {'runs': [{'attack': a, 'rule': r, **jax.tree.map(lambda x: x.tolist(), run)}
                       for (a, r), run in runs.items()]}
   figures.heat_map(grid, attacked, rules, pathlib.Path(workdir) / 'figure.png',
-                   title=f'digits, test accuracy, mean of {SEEDS} seeds')
+                   title=f'digits, test accuracy, mean of {TABLE_SEEDS} seeds')
   return claims.report('fedra', table, results, workdir, seed=seed, ablate=ablate)
