@@ -204,6 +204,7 @@ def like(counts, labels, *, seed):
 
 PARTITIONS = {function.__name__: function for function in (
     iid, by_user, quantity, shards, pathological, dirichlet_by_class, dirichlet_by_client)}
+BLIND = (iid.__name__, quantity.__name__)  # these look at the number of examples alone
 
 
 def check(config, where='partition'):

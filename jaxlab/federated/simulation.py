@@ -91,7 +91,8 @@ class FederatedConfig:
     epochs: local passes a round.
     local_steps: if positive, exactly so many local steps a round instead.
     accumulate: microbatches of a local batch.
-    partition_by: column of the training split that the partition looks at.
+    partition_by: column of the training split that the partition looks at; iid and quantity look
+      at none.
     clients_per_vmap: clients side by side on a device; 0 takes the measured default (1 on the CPU,
       32 elsewhere).
     stage: False keeps all clients' data on the device; True sends the rows of each cohort, built by
@@ -233,7 +234,11 @@ def federated_config(config, kind=FederatedConfig, **parts):
 
 def make_clients(task, settings, seed):
   """Deals the training rows to the clients; raises ConfigError if that cannot be done."""
-  labels = pipeline.column(task.dataset('train'), settings.partition_by, 'federated.partition_by')
+  dataset = task.dataset('train')
+  if settings.partition['name'] in partition.BLIND:
+    labels = np.zeros(len(dataset), int)
+  else:
+    labels = pipeline.column(dataset, settings.partition_by, 'federated.partition_by')
   parts = partition.make_partition(settings.partition, labels, settings.num_clients, seed,
                                    users=labels)
   held = root_rows(len(labels), settings, seed)

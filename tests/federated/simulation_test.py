@@ -14,6 +14,7 @@ from absl.testing import absltest, parameterized
 
 from jaxlab import federated, parallel, train
 from jaxlab.config import ConfigError
+from jaxlab.federated import simulation
 from tests import toy
 
 FEDLALR = {
@@ -150,6 +151,15 @@ class SimulateTest(parameterized.TestCase):
     state = federated.simulate(toy.softmax_task(rows=60), config(
         partition={'name': 'by_user'}, partition_by='label', num_clients=3, cohort_size=3))
     self.assertEqual(int(state.contacts), 18)
+
+  def test_partitions_by_number_alone_need_no_column(self):
+    for name in ('iid', 'quantity'):
+      options = {'name': name} | ({'law': 'power', 'spread': 1.0} if name == 'quantity' else {})
+      settings = simulation.FederatedConfig(
+          **{**BASE, **FEDLALR, 'partition': options, 'partition_by': 'absent'})
+      clients = simulation.make_clients(toy.softmax_task(rows=60), settings, seed=1)
+      rows = np.concatenate([clients.of(c) for c in range(6)])
+      np.testing.assert_array_equal(np.sort(rows), np.arange(60))
 
   def test_refused_rounds_end_the_run(self):
     task = toy.softmax_task(rows=60)
