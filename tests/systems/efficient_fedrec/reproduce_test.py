@@ -12,7 +12,7 @@ COST = {'bytes': {'whole': (1500, 1500), 'two': (100, 100)}, 'sparse_whole_bytes
 
 
 def verdicts(cost=None, **auc):
-  curves = {arm: np.full((3, reproduce.BLOCKS), {**AUC, **auc}[arm]) + .001 * np.arange(3)[:, None]
+  curves = {arm: np.full((3, 8), {**AUC, **auc}[arm]) + .001 * np.arange(3)[:, None]
             for arm in reproduce.ARMS}
   table = reproduce.judge('mind', curves, {**COST, **(cost or {})}, 'two stages')
   return [claim.status for claim in table]
