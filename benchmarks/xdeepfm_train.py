@@ -212,7 +212,8 @@ def compare(name, peer, params, batches, *, split_half, rows):
   np.testing.assert_allclose(*losses, atol=1e-5)
   seconds = alternate({'ours': ours, 'peer': peer}, batches)
   print(f'{name}: first losses {losses[0]:.6f} {losses[1]:.6f}, compiled in '
-        f'{ours.compile_seconds:.1f} s, {BATCH.value / seconds["ours"]:.0f} rows/s', flush=True)
+        f'{ours.compile_seconds:.1f} s, {BATCH.value / seconds["ours"]:.0f} rows/s, '
+        f'{seconds["peer"] / seconds["ours"]:.2f}x the peer', flush=True)
   return _row(name, seconds['ours'], seconds['peer'])
 
 

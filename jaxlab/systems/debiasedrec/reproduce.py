@@ -19,7 +19,7 @@ from jaxlab.systems.debiasedrec import data as data_lib
 from jaxlab.systems.debiasedrec import simulator
 from jaxlab.systems.debiasedrec import task as task_lib
 from jaxlab.systems.debiasedrec.model import CNNNews
-from jaxlab.train import claims, figures, task_gradient
+from jaxlab.train import claims, figures, stepping, task_gradient
 
 TOPICS, SEEDS = 8, 4
 STEPS, BATCH, RATE, POINTS = 600, 128, 5e-3, 6
@@ -84,13 +84,8 @@ def train_run(task, click):
     init_key, step_key = jax.random.split(key)
     params = task.init(init_key)['params']
 
-    def step(carry, number):
-      params, state = carry
-      draw_key, key = jax.random.split(jax.random.fold_in(step_key, number))
-      chosen = jax.random.randint(draw_key, (BATCH,), 0, rows)
-      batch = {**jax.tree.map(lambda x: x[chosen], train), 'weight': jnp.ones(BATCH)}
-      updates, state = optimizer.update(gradient(params, batch, key)[0], state, params)
-      return (optax.apply_updates(params, updates), state), None
+    step = stepping.update_step(gradient, optimizer,
+                                stepping.draw_batches(train, rows, BATCH, step_key))
 
     def stretch(carry, numbers):
       carry, _ = jax.lax.scan(step, carry, numbers)

@@ -5,11 +5,11 @@ and every ranker is trained on the same lists of hard negatives. All seeds of an
 compiled program. The switch of `--ablate` orders the short list by the retrieval score alone, and
 encodes pages and ads anew at each request.
 """
-import dataclasses
 import pathlib
 import tempfile
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,24 +24,39 @@ from jaxlab.systems.hybrid_encoder import cost, demo, rankers
 from jaxlab.systems.hybrid_encoder import data as data_lib
 from jaxlab.systems.hybrid_encoder import task as task_lib
 from jaxlab.systems.hybrid_encoder.model import HybridEncoder, HybridRanker, Siamese
-from jaxlab.train import claims, figures, task_gradient
+from jaxlab.train import claims, figures, stepping, task_gradient
 
-SEEDS, ADS = 4, 200
+SEEDS, ADS = 3, 200
 WIDTH, HEADS, QUERIES, CODES, HIDDEN = 24, 4, 64, 8, 64
 VOCABULARY = demo.INTERESTS * demo.WORDS + 1
 STEPS_1, BATCH_1, RATE_1 = 400, 128, 5e-3
-STEPS_2, BATCH_2, RATE_2, POINTS = 500, 64, 1e-2, 5
+STEPS_2, BATCH_2, POINTS = 500, 64, 5
 TOP_K, HARD, EVAL_HARD, RECALL_AT = 40, 7, 15, 20
 CORPUS, COST_AT = 20_000, (100, 1_000)  # ads of the cost report, the world's repeated
-ARMS = {  # ranker, and whether its negatives are hard
-    'hybrid': (HybridRanker(CODES, 'mlp', HIDDEN), True),
-    'hybrid, weighted sum': (HybridRanker(CODES), True),
-    'cross encoder': (rankers.CrossRanker(2, HEADS), True),
-    'siamese, trained on the lists': (rankers.SiameseRanker(QUERIES), True),
-    'poly-encoder': (rankers.PolyRanker(CODES, QUERIES), True),
-    'max-sim': (rankers.MaxSimRanker(), True),
-    'hybrid, one code': (HybridRanker(1, 'mlp', HIDDEN), True),
-    'hybrid, random negatives': (HybridRanker(CODES, 'mlp', HIDDEN), False),
+
+
+class Arm(NamedTuple):
+  """A ranker of the second step.
+
+  Attributes:
+    ranker: as `model.HybridRanker` is called.
+    rate: the best of a grid that all arms share, on worlds of other seeds; it falls to 0.
+    hard: whether its negatives are hard.
+  """
+  ranker: nn.Module
+  rate: float
+  hard: bool = True
+
+
+ARMS = {
+    'hybrid': Arm(HybridRanker(CODES, 'mlp', HIDDEN), 1e-2),
+    'hybrid, weighted sum': Arm(HybridRanker(CODES), 1e-2),
+    'cross encoder': Arm(rankers.CrossRanker(2, HEADS), 1e-2),
+    'siamese, trained on the lists': Arm(rankers.SiameseRanker(QUERIES), 1e-2),
+    'poly-encoder': Arm(rankers.PolyRanker(CODES, QUERIES), 1e-2),
+    'max-sim': Arm(rankers.MaxSimRanker(), 1e-2),
+    'hybrid, one code': Arm(HybridRanker(1, 'mlp', HIDDEN), 1e-2),
+    'hybrid, random negatives': Arm(HybridRanker(CODES, 'mlp', HIDDEN), 1e-2, hard=False),
 }
 TEXT = Bert(BertConfig(VOCABULARY, WIDTH, 1, HEADS, 4 * WIDTH, max_position_embeddings=demo.TITLE,
                        type_vocab_size=0, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
@@ -81,14 +96,8 @@ def first_stage(task):
     init_key, step_key = jax.random.split(key)
     start = task.init(init_key)['params']
 
-    def step(carry, number):
-      params, state = carry
-      draw_key, key = jax.random.split(jax.random.fold_in(step_key, number))
-      chosen = jax.random.randint(draw_key, (BATCH_1,), 0, rows)
-      batch = {**jax.tree.map(lambda x: x[chosen], train), 'weight': jnp.ones(BATCH_1)}
-      updates, state = optimizer.update(gradient(params, batch, key)[0], state, params)
-      return (optax.apply_updates(params, updates), state), None
-
+    step = stepping.update_step(gradient, optimizer,
+                                stepping.draw_batches(train, rows, BATCH_1, step_key))
     (params, _), _ = jax.lax.scan(step, (start, optimizer.init(start)), jnp.arange(STEPS_1))
     return params
 
@@ -96,28 +105,26 @@ def first_stage(task):
 
 
 def second_stage(task):
-  """The function of a run of stage 2: (None, constants, train, rows, fixed, test, key) -> outputs.
+  """The function of a run of stage 2: (None, constants, train, rows, fixed, test, rate, key) ->
+  outputs.
 
   `fixed` are the parameters that stay. The outputs are the ranker's scores [POINTS, R, 1 + n] of
   the test lists and its parameters.
   """
-  optimizer = optax.adam(RATE_2)
-
-  def run(shared, constants, train, rows, fixed, test, key):
+  def run(shared, constants, train, rows, fixed, test, rate, key):
     del shared
+    optimizer = optax.adam(lambda number: rate * (1 - number / STEPS_2))
     gradient = task_gradient(task, constants)
     init_key, step_key = jax.random.split(key)
     ranker = task.init(init_key)['params']['ranker']
     whole = lambda ranker: {**fixed, 'ranker': ranker}
 
-    def step(carry, number):
-      ranker, state = carry
-      draw_key, key = jax.random.split(jax.random.fold_in(step_key, number))
-      chosen = jax.random.randint(draw_key, (BATCH_2,), 0, rows)
-      batch = {**jax.tree.map(lambda x: x[chosen], train), 'weight': jnp.ones(BATCH_2)}
-      updates, state = optimizer.update(gradient(whole(ranker), batch, key)[0]['ranker'], state,
-                                        ranker)
-      return (optax.apply_updates(ranker, updates), state), None
+    def ranker_gradient(ranker, batch, key):
+      grads, sums = gradient(whole(ranker), batch, key)
+      return grads['ranker'], sums
+
+    step = stepping.update_step(ranker_gradient, optimizer,
+                                stepping.draw_batches(train, rows, BATCH_2, step_key))
 
     def stretch(carry, numbers):
       carry, _ = jax.lax.scan(step, carry, numbers)
@@ -227,39 +234,57 @@ def quality(scores, stage):
           'hit': float((first == 1).mean()), 'mrr': float((1 / first).mean())}
 
 
-def measure(seeds):
-  """(stages, {arm: {quality: [seeds, POINTS]}}, {arm: parameters of the ranker [seeds, ...]})."""
+def first_stages(seeds):
+  """The Stage1 of each seed."""
   made = [make_data(seed) for seed in seeds]
-  keys = jax.vmap(jax.random.key)(np.array(seeds))
-  count = np.array([len(data.splits['train']['click']) for _, data in made])
-  loss = task_lib.LossConfig(hard=HARD, top_k=TOP_K)
   task = task_lib.from_model(HybridEncoder(SIAMESE, HybridRanker(CODES)),
-                             task_lib.text_encoders(TEXT), made[0][1], loss, corpus_ranks=False)
+                             task_lib.text_encoders(TEXT), made[0][1], task_lib.LossConfig(),
+                             corpus_ranks=False)
   params = parallel.map_runs(
       first_stage(task), None,
       parallel.stack_runs([{'pages': data.pages, 'ads': data.ads} for _, data in made]),
-      parallel.stack_runs([data.splits['train'] for _, data in made]), count, keys)
-  stages = [retrieve(jax.tree.map(lambda x, i=i: x[i], params), world, data, seed)
-            for i, (seed, (world, data)) in enumerate(zip(seeds, made))]
-  shared = [parallel.stack_runs([getattr(stage, name) for stage in stages])
-            for name in ('constants', 'train', 'params', 'test')]
-  results = {'siamese': [[quality(stage.scores, stage)] * POINTS for stage in stages]}
+      parallel.stack_runs([data.splits['train'] for _, data in made]),
+      np.array([len(data.splits['train']['click']) for _, data in made]),
+      jax.vmap(jax.random.key)(np.array(seeds)))
+  return [retrieve(jax.tree.map(lambda x, i=i: x[i], params), world, data, seed)
+          for i, (seed, (world, data)) in enumerate(zip(seeds, made))]
+
+
+def second_stages(ranker, hard, stages, rates, seeds):
+  """(scores [R, POINTS, ...], parameters [R, ...]) of R runs: of a Stage1, a rate and a seed each.
+  """
+  loss = task_lib.LossConfig(hard=HARD if hard else 0, random=1 if hard else HARD + 1, top_k=TOP_K)
+  first = stages[0]
+  data = task_lib.Data(first.constants['pages'], first.constants['ads'], {'train': first.train})
+  task = task_lib.from_model(HybridEncoder(SIAMESE, ranker), task_lib.given_states(), data, loss,
+                             corpus_ranks=False)
+  constants, train, params, test = (
+      parallel.stack_runs([getattr(stage, name) for stage in stages])
+      for name in ('constants', 'train', 'params', 'test'))
+  train = {**train, 'hard': hard * train['hard']}  # 0 is no ad
+  return parallel.map_runs(
+      second_stage(task), None, constants, train,
+      np.array([len(stage.train['click']) for stage in stages]), {'siamese': params['siamese']},
+      test, np.asarray(rates, np.float32), jax.vmap(jax.random.key)(np.array(seeds)))
+
+
+def curves_of(scores, stages):
+  """{quality: [R, POINTS]} of scores [R, POINTS, ...] of runs of these stages."""
+  found = [[quality(point[:len(stage.scores)], stage) for point in points]
+           for points, stage in zip(scores, stages)]
+  return jax.tree.map(lambda *x: np.reshape(x, (len(stages), -1)),
+                      *(point for points in found for point in points))
+
+
+def measure(seeds):
+  """(stages, {arm: {quality: [seeds, POINTS]}}, {arm: parameters of the ranker [seeds, ...]})."""
+  stages = first_stages(seeds)
+  curves = {'siamese': curves_of([[stage.scores] * POINTS for stage in stages], stages)}
   trained = {}
-  for arm, (ranker, hard) in ARMS.items():
-    some = loss if hard else dataclasses.replace(loss, hard=0, random=HARD + 1)
-    first = stages[0]
-    cached = task_lib.Data(first.constants['pages'], first.constants['ads'],
-                           {'train': first.train})
-    task = task_lib.from_model(HybridEncoder(SIAMESE, ranker), task_lib.given_states(), cached,
-                               some, corpus_ranks=False)
-    constants, train, fixed, test = shared
-    train = {**train, 'hard': hard * train['hard']}  # 0 is no ad
-    scores, trained[arm] = parallel.map_runs(second_stage(task), None, constants, train, count,
-                                             {'siamese': fixed['siamese']}, test, keys)
-    results[arm] = [[quality(point[:len(stage.scores)], stage) for point in points]
-                    for points, stage in zip(scores, stages)]
-  curves = {arm: {name: np.array([[point[name] for point in points] for points in by_seed])
-                  for name in by_seed[0][0]} for arm, by_seed in results.items()}
+  for name, arm in ARMS.items():
+    scores, trained[name] = second_stages(arm.ranker, arm.hard, stages, [arm.rate] * len(seeds),
+                                          seeds)
+    curves[name] = curves_of(scores, stages)
   return stages, curves, trained
 
 
@@ -267,9 +292,9 @@ def measure_cost(stage, trained, cached):
   """{k: {kind: {'multiply_adds', 'ms'}}} of whole requests with one seed's checkpoints."""
   times = CORPUS // ADS
   tile = lambda x: jnp.asarray(np.concatenate([np.asarray(x)[1:]] * times))
-  nets = {'siamese': HybridEncoder(SIAMESE, ARMS['hybrid'][0]),
-          'hybrid': HybridEncoder(SIAMESE, ARMS['hybrid'][0]),
-          'cross': HybridEncoder(SIAMESE, ARMS['cross encoder'][0])}
+  nets = {'siamese': HybridEncoder(SIAMESE, ARMS['hybrid'].ranker),
+          'hybrid': HybridEncoder(SIAMESE, ARMS['hybrid'].ranker),
+          'cross': HybridEncoder(SIAMESE, ARMS['cross encoder'].ranker)}
   ranker = {'siamese': 'hybrid', 'hybrid': 'hybrid', 'cross': 'cross encoder'}
   encoders = task_lib.text_encoders(TEXT)
   params = {kind: {**{name: stage.params[name] for name in ('text', 'siamese')},
@@ -289,7 +314,7 @@ def measure_cost(stage, trained, cached):
   report = {}
   for k in COST_AT:
     sizes = cost.Sizes(CORPUS, k, len(history), demo.TITLE, WIDTH, CODES, QUERIES,
-                       ARMS['cross encoder'][0].layers, TEXT.config.num_hidden_layers, HIDDEN)
+                       ARMS['cross encoder'].ranker.layers, TEXT.config.num_hidden_layers, HIDDEN)
     report[k] = {}
     for kind, net in nets.items():
       warm = cached or kind != 'hybrid'

@@ -25,7 +25,7 @@ _HISTORY = (4, 10)
 
 
 class World(NamedTuple):
-  """What was planted. Heads are 1..480, then tails of topics, then places; 0 is none.
+  """What was planted. Heads are 1..h, then tails of topics, then places; 0 is none.
 
   Attributes:
     entity: float32 [1 + n, De].
@@ -52,16 +52,26 @@ class World(NamedTuple):
   centres: np.ndarray
   rng: np.random.Generator
 
+  @property
+  def news(self):
+    """N."""
+    return len(self.category) - 1
 
-def make(seed, dim=32):
-  """Draws a World; `dim` is De."""
+  @property
+  def heads(self):
+    """h."""
+    return len(self.tails) - 1
+
+
+def make(seed, dim=32, *, num_heads=HEADS, num_news=NEWS):
+  """Draws a World of so many heads and news; `dim` is De."""
   rng = np.random.default_rng([seed, 31])
   unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)
   centres = unit(rng.normal(size=(TOPICS, dim)))
   fame_way, place_way = unit(rng.normal(size=(2, dim)))
-  topic, fame = rng.integers(0, TOPICS, HEADS), rng.normal(size=HEADS)
-  local = rng.random(HEADS) < 0.3
-  heads = unit(rng.normal(size=(HEADS, dim))) + _FAME * fame[:, None] * fame_way
+  topic, fame = rng.integers(0, TOPICS, num_heads), rng.normal(size=num_heads)
+  local = rng.random(num_heads) < 0.3
+  heads = unit(rng.normal(size=(num_heads, dim))) + _FAME * fame[:, None] * fame_way
   tails = 2 * np.repeat(centres, TOPIC_TAILS, 0) + rng.normal(0, 0.1, (TOPICS * TOPIC_TAILS, dim))
   sign = np.where(np.arange(PLACES) < PLACES // 2, 1, -1)
   places = _PLACE * sign[:, None] * place_way + rng.normal(0, 0.15, (PLACES, dim))
@@ -69,21 +79,21 @@ def make(seed, dim=32):
   entity = np.concatenate([zero, heads, tails, places]).astype(np.float32)
   relation = np.concatenate([zero, unit(rng.normal(size=(RELATIONS, dim)))]).astype(np.float32)
 
-  drawn = (HEADS, TOPIC_NEIGHBOURS)
+  drawn = (num_heads, TOPIC_NEIGHBOURS)
   of = np.where(rng.random(drawn) < 0.7, topic[:, None], rng.integers(0, TOPICS, drawn))
-  to_topics = 1 + HEADS + of * TOPIC_TAILS + rng.integers(0, TOPIC_TAILS, drawn)
-  here = rng.integers(0, PLACES // 2, (HEADS, PLACE_NEIGHBOURS))
-  to_places = 1 + HEADS + len(tails) + here + np.where(local, 0, PLACES // 2)[:, None]
+  to_topics = 1 + num_heads + of * TOPIC_TAILS + rng.integers(0, TOPIC_TAILS, drawn)
+  here = rng.integers(0, PLACES // 2, (num_heads, PLACE_NEIGHBOURS))
+  to_places = 1 + num_heads + len(tails) + here + np.where(local, 0, PLACES // 2)[:, None]
   above = lambda x: np.concatenate([np.zeros_like(x[:1]), x]).astype(np.int32)
   by = np.concatenate([rng.integers(LOCATED + 1, RELATIONS + 1, drawn),
-                       np.full((HEADS, PLACE_NEIGHBOURS), LOCATED)], 1)
+                       np.full((num_heads, PLACE_NEIGHBOURS), LOCATED)], 1)
 
-  train, seen = int(_TRAIN * NEWS), int((1 - _UNSEEN) * HEADS)
-  category = rng.integers(0, TOPICS, NEWS)
+  train, seen = int(_TRAIN * num_news), int((1 - _UNSEEN) * num_heads)
+  category = rng.integers(0, TOPICS, num_news)
   slots = _draw_slots(rng, category, topic, train, seen)
   real = slots['entities'] > 0
   entities = np.maximum(slots['entities'] - 1, 0)
-  mean = (fame[entities] * real).sum(1) / real.sum(1) + rng.normal(0, 0.1, NEWS)
+  mean = (fame[entities] * real).sum(1) / real.sum(1) + rng.normal(0, 0.1, num_news)
   borders = np.quantile(mean, (0.25, 0.5, 0.75))
   is_local = (real & (slots['position'] == 1) & local[entities]).any(1)
   first = lambda x: np.concatenate([[-1], x])
@@ -98,7 +108,7 @@ def _draw_slots(rng, category, topic, train, seen):
   columns = {name: np.zeros((len(category), SLOTS), int)
              for name in ('entities', 'frequency', 'position', 'type')}
   for news, k in enumerate(category):
-    heads = np.arange(seen) if news < train else np.arange(seen, HEADS)
+    heads = np.arange(seen) if news < train else np.arange(seen, len(topic))
     own, other = heads[topic[heads] == k], heads[topic[heads] != k]
     count = rng.integers(1, SLOTS + 1)
     of_topic = rng.random(count) < 0.9
@@ -118,7 +128,7 @@ def documents(world, strength, seed):
   """float32 [1 + N, De]: strength * 2 * the topic's centre and a noise of unit length."""
   rng = np.random.default_rng([seed, 32])
   dim = world.centres.shape[1]
-  noise = rng.normal(0, dim**-0.5, (NEWS, dim))
+  noise = rng.normal(0, dim**-0.5, (world.news, dim))
   vectors = 2 * strength * world.centres[world.category[1:]] + noise
   return np.concatenate([np.zeros((1, dim)), vectors]).astype(np.float32)
 
@@ -141,7 +151,7 @@ def show(world, interest, *, candidates, train):
     (candidates int32 [R, C], clicked position [R], histories: R arrays of 4 to 10 news).
   """
   rng = world.rng
-  pool = np.arange(1, world.train + 1) if train else np.arange(world.train + 1, NEWS + 1)
+  pool = np.arange(1, world.train + 1) if train else np.arange(world.train + 1, world.news + 1)
   shown = np.stack([rng.choice(pool, candidates, replace=False) for _ in interest])
   logits = 10 * np.take_along_axis(interest, world.category[shown], 1)
   by_topic = [1 + np.flatnonzero(world.category[1:world.train + 1] == k) for k in range(TOPICS)]
@@ -153,7 +163,7 @@ def show(world, interest, *, candidates, train):
 
 def pairs(world, count, *, train):
   """int32 [count, 2]: pairs of unlike news of one topic, among the training or the test news."""
-  news = np.arange(1, world.train + 1) if train else np.arange(world.train + 1, NEWS + 1)
+  news = np.arange(1, world.train + 1) if train else np.arange(world.train + 1, world.news + 1)
   first = world.rng.choice(news, count)
   second = first.copy()
   while (same := second == first).any():
@@ -175,7 +185,7 @@ def texts(world, seed):
   rng = np.random.default_rng([seed, 33])
   own, common = mind_demo.TOPIC_WORDS, mind_demo.COMMON_WORDS
   rows = []
-  for news in range(1, NEWS + 1):
+  for news in range(1, world.news + 1):
     parts, listed = [], []
     for position, (low, high) in ((1, (6, 8)), (2, (15, 30))):
       length = rng.integers(low, high + 1)
@@ -236,10 +246,10 @@ def write(folder, world, *, users=600, tests=400, seed=0):
       _write(folder / split / f'{name}_embedding.vec', [
           '\t'.join([key, *(f'{x:.6f}' for x in vector), '']) for key, vector in table])
   _write(folder / 'triples.tsv', [
-      f'{name_of(head)[0]}\tP{relation}\t{name_of(tail)[0]}' for head in range(1, HEADS + 1)
+      f'{name_of(head)[0]}\tP{relation}\t{name_of(tail)[0]}' for head in range(1, world.heads + 1)
       for tail, relation in zip(world.tails[head], world.relations[head])])
   for name, labels in (('local', world.local), ('popularity', world.popularity)):
-    _write(folder / f'{name}.tsv', [f'N{i}\t{labels[i]}' for i in range(1, NEWS + 1)])
+    _write(folder / f'{name}.tsv', [f'N{i}\t{labels[i]}' for i in range(1, world.news + 1)])
 
 
 def _write(path, lines):

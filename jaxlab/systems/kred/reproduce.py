@@ -16,9 +16,10 @@ from jaxlab import parallel
 from jaxlab.systems.kred import data as data_lib
 from jaxlab.systems.kred import demo, documents, model, page
 from jaxlab.systems.kred import task as task_lib
-from jaxlab.train import claims, figures
+from jaxlab.train import claims, figures, stepping
 
 SEEDS, WIDTH, BATCH, RATE = 8, 32, 128, 3e-3
+SIZES = {'num_heads': 960, 'num_news': 1600}  # twice the demo: heads are less learned by heart
 STRETCH, STRETCHES = 20, 10  # the test news are predicted after every stretch of steps
 JOINT, MULTI, ALONE, LOCAL = 120, 160, 100, 200  # steps after which what is read
 ROWS, FEW, TESTS = 1500, 300, 400
@@ -81,7 +82,7 @@ def make_columns(world):
             'labels': labels, 'impression': np.arange(len(shown)), 'count': np.full(
                 len(shown), candidates)}
 
-  news = np.arange(1, demo.NEWS + 1)
+  news = np.arange(1, world.news + 1)
   parts = {}
   for train, rows, candidates in ((True, slice(ROWS), 5), (False, slice(ROWS, None), 10)):
     mine = news[:world.train] if train else news[world.train:]
@@ -135,38 +136,38 @@ def train_run(net, task, stretches):
 
     def total(params, batches, weights):
       variables = {'params': params, 'constants': tables}
-      every = model.vectors_of(net, variables, jnp.arange(demo.NEWS + 1))
+      every = model.vectors_of(net, variables, jnp.arange(len(tables['news']['document'])))
       lookup = lambda ids, clicked=False: every[ids]
       values = jnp.stack([task.losses[name](variables, lookup, batches[name]).values.mean()
                           for name in TASKS])
       return weights @ values, values
 
-    def step(carry, inputs):
-      number, weights = inputs
+    def batches_of(number):
       keys = jax.random.split(jax.random.fold_in(draw_key, number), len(TASKS))
       batches = {}
       for i, name in enumerate(TASKS):
         chosen = jax.random.randint(keys[i], (BATCH,), 0, rows[i])
         batches[name] = {**jax.tree.map(lambda x: x[chosen], train[name]),
                          'weight': jnp.ones(BATCH)}
-      params, state = carry
-      gradient, values = jax.grad(total, has_aux=True)(params, batches, weights)
-      updates, state = optimizer.update(gradient, state, params)
-      new = optax.apply_updates(params, updates), state
-      keep = weights.sum() > 0
+      return batches, weights[number]
+
+    update = stepping.update_step(jax.grad(total, has_aux=True), optimizer, batches_of)
+
+    def step(carry, number):
+      new, values = update(carry, number)
+      keep = weights[number].sum() > 0
       return jax.tree.map(lambda a, b: jnp.where(keep, a, b), new, carry), values
 
-    def stretch(carry, inputs):
-      carry, values = jax.lax.scan(step, carry, inputs)
+    def stretch(carry, numbers):
+      carry, values = jax.lax.scan(step, carry, numbers)
       variables = {'params': carry[0], 'constants': tables}
       outputs = {name: task.predict(variables, test[name], key)
                  for name in ('user2item', 'item2item', 'category')}
       return carry, (values, outputs)
 
-    cut = lambda x: x.reshape(stretches, STRETCH, *x.shape[1:])
-    numbers = jnp.arange(stretches * STRETCH)
+    numbers = jnp.arange(stretches * STRETCH).reshape(stretches, STRETCH)
     (params, _), (values, outputs) = jax.lax.scan(
-        stretch, (params, optimizer.init(params)), (cut(numbers), cut(weights)))
+        stretch, (params, optimizer.init(params)), numbers)
     return values.reshape(-1, len(TASKS)), outputs, params
 
   return run
@@ -185,7 +186,7 @@ def schedule(arm, steps):
 def measure(seeds, ablate, stretches=STRETCHES):
   """{arm: {'loss' [R, steps, 5], task: metric [R, stretches]}}, and (world, parameters, tables) of
   the first seed's 'weak, entities' arm."""
-  worlds = [demo.make(seed, WIDTH) for seed in seeds]
+  worlds = [demo.make(seed, WIDTH, **SIZES) for seed in seeds]
   columns = [make_columns(world) for world in worlds]
   vectors = {
       name: [demo.documents(world, strength, seed) for world, seed in zip(worlds, seeds)]
@@ -279,16 +280,16 @@ def judge(results):
 
 def write_page(path, world, params, tables, seed, news=12):
   """The page of the entities of some test news."""
-  net, _ = make_task(tables, make_columns(demo.make(seed, WIDTH))[0], True)
+  net, _ = make_task(tables, make_columns(demo.make(seed, WIDTH, **SIZES))[0], True)
   chosen = list(range(world.train + 1, world.train + 1 + news))
-  names = {entity: f'head {entity}' for entity in range(1, demo.HEADS + 1)}
+  names = {entity: f'head {entity}' for entity in range(1, world.heads + 1)}
   tails = demo.TOPICS * demo.TOPIC_TAILS
-  for entity in range(demo.HEADS + 1, len(world.entity)):
-    tail = entity - demo.HEADS - 1
+  for entity in range(world.heads + 1, len(world.entity)):
+    tail = entity - world.heads - 1
     names[entity] = (f'topic {tail // demo.TOPIC_TAILS}' if tail < tails else 'local place'
                      if tail - tails < demo.PLACES // 2 else 'other place')
   text = data_lib.Text(
-      [f'N{i}' for i in range(1, demo.NEWS + 1)],
+      [f'N{i}' for i in range(1, world.news + 1)],
       [f'news of topic {k}' + (', local' if local else '')
        for k, local in zip(world.category[1:], world.local[1:])],
       [f'Q{entity}' for entity in names], {f'Q{entity}': name for entity, name in names.items()})

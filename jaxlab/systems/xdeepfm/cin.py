@@ -35,26 +35,54 @@ def cross_scan(h, x, filters):
 
 
 def square_outer(x, filters):
-  """`cross_outer(x, x, filters)` with half the products: x_i x_j and x_j x_i are one.
+  """`cross_outer(x, x, filters)` with half the products: x_i x_j and x_j x_i are one."""
+  products = _shifted_products(x)
+  return products.reshape(*x.shape[:2], -1) @ _shifted_filters(filters).T.astype(x.dtype)
 
-  The pairs are (i, i + s modulo m) for the shifts s = 0..m // 2; m + 1 columns of repeated fields
-  shift each row of a reshape by one, which needs no gather.
+
+def pooled_cross(h, x, filters):
+  """float32 [B, H']: `cross_outer` summed over D. The sum goes first, D times fewer multiplications
+  by the filters."""
+  products = jnp.einsum('bdi,bdj->bij', h, x, preferred_element_type=jnp.float32)
+  return products.reshape(len(x), -1) @ filters.reshape(len(filters), -1).T
+
+
+def pooled_square(x, filters):
+  """`pooled_cross(x, x, filters)` by the products of `square_outer`."""
+  products = _shifted_products(x).sum(1, dtype=jnp.float32)
+  return products.reshape(len(x), -1) @ _shifted_filters(filters).T
+
+
+def _shifts(m):
+  """Both fields [m // 2 + 1, m] of the pairs that `square_outer` multiplies.
+
+  The pairs are (i, i + s modulo m) for the shifts s = 0..m // 2.
   """
+  first = np.tile(np.arange(m), (m // 2 + 1, 1))
+  return first, (first + np.arange(len(first))[:, None]) % m
+
+
+def _shifted_products(x):
+  """x_i x_j [B, D, m // 2 + 1, m] of the pairs of `_shifts`; m + 1 columns of repeated fields shift
+  each row of a reshape by one, which needs no gather."""
   m = x.shape[-1]
   shifts = m // 2 + 1
-  first = np.tile(np.arange(m), (shifts, 1))
-  second = (first + np.arange(shifts)[:, None]) % m
+  repeated = jnp.tile(x, (1, 1, shifts + 1))[..., :shifts * (m + 1)]
+  return repeated.reshape(*x.shape[:2], shifts, m + 1)[..., :m] * x[..., None, :]
+
+
+def _shifted_filters(filters):
+  """Filters [H', pairs of `_shifts`] of the sum of both orders."""
+  m = filters.shape[-1]
+  first, second = _shifts(m)
   # A field with itself comes once in the sum of both orders, and so, for even m, does the last
   # shift, in which every pair stands twice.
-  share = np.ones((shifts, 1), np.float32)
+  share = np.ones((len(first), 1), np.float32)
   share[0] = 0.5
   if m % 2 == 0:
     share[-1] = 0.5
   weights = (filters[:, first, second] + filters[:, second, first]) * share
-  repeated = jnp.tile(x, (1, 1, shifts + 1))[..., :shifts * (m + 1)]
-  shifted = repeated.reshape(*x.shape[:2], shifts, m + 1)[..., :m]
-  products = (shifted * x[..., None, :]).reshape(*x.shape[:2], -1)
-  return products @ weights.reshape(len(weights), -1).T.astype(x.dtype)
+  return weights.reshape(len(weights), -1)
 
 
 class CIN(nn.Module):
@@ -94,15 +122,11 @@ class CIN(nn.Module):
     x = jnp.swapaxes(x0, 1, 2).astype(self.dtype)
     maps, pooled = x, []
     for k, size in enumerate(self.layer_sizes, 1):
-      shape = size, maps.shape[-1], x.shape[-1]
-      filters = self._filters(k, shape)
+      filters = self._filters(k, (size, maps.shape[-1], x.shape[-1]))
       bias = self.param(f'b{k}', nn.initializers.zeros, (size,)) if self.use_bias else None
-      layer = functools.partial(self._layer, first=k == 1)
-      maps = (jax.checkpoint(layer) if self.remat else layer)(maps, x, filters, bias)
-      out = maps
-      if self.split_half and k < len(self.layer_sizes):
-        maps, out = maps[..., :size // 2], maps[..., size // 2:]
-      pooled.append(out.sum(1, dtype=jnp.float32))
+      layer = functools.partial(self._layer, first=k == 1, last=k == len(self.layer_sizes))
+      maps, out = (jax.checkpoint(layer) if self.remat else layer)(maps, x, filters, bias)
+      pooled.append(out)
     return jnp.concatenate(pooled, -1)
 
   def _filters(self, k, shape):
@@ -112,9 +136,27 @@ class CIN(nn.Module):
     v = self.param(f'V{k}', self.kernel_init, (shape[0], shape[2], self.rank))
     return jnp.einsum('hil,hjl->hij', u, v)
 
-  def _layer(self, maps, x, filters, bias, first):
+  def _layer(self, maps, x, filters, bias, first, last):
+    """(maps [B, D, ...] that go on, None of the last; pooled maps float32 [B, ...])."""
     if first and self.mask_self:
       filters = 2 * jnp.triu(filters, 1)
+    half = len(filters) // 2
+    whole = last or not self.split_half  # whether all maps are pooled
+    on = 0 if last else half if self.split_half else len(filters)
+    if self.activation != 'identity':
+      out = self._cross(maps, x, filters, bias, first)
+      return out[..., :on], (out if whole else out[..., half:]).sum(1, dtype=jnp.float32)
+    part = lambda start, stop: (filters[start:stop], None if bias is None else bias[start:stop])
+    forward = None if last else self._cross(maps, x, *part(0, on), first)
+    if whole and not last:
+      return forward, forward.sum(1, dtype=jnp.float32)
+    # Of maps that are pooled only, a linear sum can be taken before the filters.
+    filters, bias = part(0 if last else half, None)
+    square = first and self.formulation == 'outer'
+    out = pooled_square(x, filters) if square else pooled_cross(maps, x, filters)
+    return forward, out if bias is None else out + x.shape[1] * bias
+
+  def _cross(self, maps, x, filters, bias, first):
     if self.formulation == 'scan':
       out = cross_scan(maps, x, filters)
     else:

@@ -16,7 +16,7 @@ from jaxlab.systems.xdeepfm import data as data_lib
 from jaxlab.systems.xdeepfm import demo, formats
 from jaxlab.systems.xdeepfm import task as task_lib
 from jaxlab.systems.xdeepfm.model import make_model
-from jaxlab.train import claims, figures, task_gradient
+from jaxlab.train import claims, figures, stepping, task_gradient
 
 TRAIN, TEST, SEEDS = 16_000, 4_000, 6
 STEPS, BATCH, RATE, POINTS = 600, 512, 1e-2, 6
@@ -63,12 +63,11 @@ def train_run(task):
     init_key, draw_key = jax.random.split(key)
     params = task.init(init_key)['params']
 
-    def step(carry, number):
-      params, state = carry
+    def batch_of(number):
       chosen = jax.random.randint(jax.random.fold_in(draw_key, number), (BATCH,), 0, TRAIN)
-      batch = {**jax.tree.map(lambda x: x[chosen], train), 'weight': jnp.ones(BATCH)}
-      updates, state = optimizer.update(gradient(params, batch, key)[0], state, params)
-      return (optax.apply_updates(params, updates), state), None
+      return {**jax.tree.map(lambda x: x[chosen], train), 'weight': jnp.ones(BATCH)}, key
+
+    step = stepping.update_step(gradient, optimizer, batch_of)
 
     def stretch(carry, numbers):
       carry, _ = jax.lax.scan(step, carry, numbers)

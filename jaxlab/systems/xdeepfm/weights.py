@@ -4,9 +4,13 @@ The tables of its sparse fields stand one after the other in ours, so feature id
 becomes i + the sizes of the fields before. Its filters are [h, i m + j] where ours are [h, i, j].
 It has one bias at the output, which is that of our linear part; those of our other parts are 0.
 """
+import functools
+
 import numpy as np
 
-from jaxlab.config import ConfigError
+from jaxlab.config import ConfigError, call, require
+from jaxlab.systems.xdeepfm import data as data_lib
+from jaxlab.systems.xdeepfm import formats
 
 
 def _names(params, fields):
@@ -100,3 +104,37 @@ def params_to_torch(params, fields, sizes):
     rows = rows[:, None] if rows.ndim == 1 else rows
     state.update(zip(names, np.split(rows, np.cumsum(sizes)[:-1])))
   return state
+
+
+def official_weights(config, template):
+  """(state dict -> params, params -> state dict) by DeepCTR-Torch's names, for `launch.convert`.
+
+  Its sparse features are our fields by the names of the columns, with as many rows as the
+  vocabulary of the run's data has ids; numbers beside the fields are its dense features.
+
+  Args:
+    config: of the experiment.
+    template: its parameters, or their shapes.
+
+  Raises:
+    ConfigError: data without named columns, a model without one of the parts linear, cin, dnn, or a
+      CIN without biases.
+  """
+  data = config['data']
+  names = {'criteo': formats.CRITEO, 'avazu': formats.AVAZU}
+  require(data['name'] in names, 'data.name', 'criteo or avazu, whose columns have names',
+          data['name'])
+  require(data.get('integers', 'bucket') != 'vector', 'data.integers', "'bucket' or 'dense'",
+          'vector')
+  parts = sorted({'embedding', 'linear', 'cin', 'dnn'})
+  require(sorted(template) == parts, 'model.parts', 'linear, cin and dnn', sorted(template))
+  require('b1' in template['cin'], 'model.cin.use_bias', 'True', False)
+  fields = names[data['name']]
+  if data.get('integers') == 'dense' and data['name'] == 'criteo':
+    fields = formats.CATEGORIES
+  layout, _, encode = call(data_lib.load, data, 'data', drop=())
+  # The id of an empty value is the first of its field.
+  tokens = np.full(len(names[data['name']]), formats.ABSENT)
+  sizes = np.diff(encode({'tokens': tokens, 'label': 0})['ids'], append=layout.num_features)
+  return (functools.partial(params_from_torch, template=template, fields=fields),
+          functools.partial(params_to_torch, fields=fields, sizes=sizes))

@@ -36,6 +36,22 @@ class CINTest(parameterized.TestCase):
     out = CIN((1,)).apply({'params': {'W1': np.ones((1, 5, 5), np.float32)}}, X0)[:, 0]
     np.testing.assert_allclose(out - (X0**2).sum((1, 2)), 2 * model.fm_term(X0), rtol=1e-4)
 
+  @parameterized.product(split_half=[True, False], activation=['identity', 'tanh'],
+                         formulation=['outer', 'scan'], fields=[4, 5])
+  def test_sums_that_are_taken_early_are_the_sums_of_the_maps(self, split_half, fields, **options):
+    x0 = X0[:, :fields]
+    cin = CIN(SIZES, split_half=split_half, use_bias=True, **options)
+    params = jax.tree.map(lambda x: x + .1, cin.init(jax.random.key(2), x0)['params'])
+    maps, expected = x0, []
+    for k, size in enumerate(SIZES, 1):
+      maps = np.einsum('hij,bid,bjd->bhd', params[f'W{k}'], maps, x0) + params[f'b{k}'][:, None]
+      maps = np.tanh(maps) if options['activation'] == 'tanh' else maps
+      cut = size // 2 if split_half and k < len(SIZES) else 0
+      expected.append(maps[:, cut:].sum(-1))
+      maps = maps[:, :cut] if cut else maps
+    np.testing.assert_allclose(cin.apply({'params': params}, x0), np.concatenate(expected, 1),
+                               rtol=1e-4, atol=1e-4)
+
   def test_permuted_fields_with_permuted_filters(self):
     order = np.random.default_rng(1).permutation(5)
     params = {name: w[:, :, order] for name, w in start()[1].items()}
