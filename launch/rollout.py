@@ -2,8 +2,8 @@
 
   python -m launch.rollout --workdir=/tmp/jaxlab/vla_jepa --episodes=100 --movies=2
 
-Conditions are the perturbations of the embedded tabletop, all by default. --random runs uniform
-random actions instead. Animations (GIF; the extra [robot]) go to --output.
+Conditions are the perturbations of the embedded tabletop, or tasks of Meta-World, all by default.
+--random runs uniform random actions instead. Animations (GIF; the extra [robot]) go to --output.
 """
 import pathlib
 
@@ -14,7 +14,7 @@ from jaxlab.config import require
 from jaxlab.train import checkpoints
 
 _WORKDIR = cli.define_workdir()
-_CONDITIONS = flags.DEFINE_list('conditions', [], 'Names of perturbations (default: all).')
+_CONDITIONS = flags.DEFINE_list('conditions', [], 'Names of perturbations or tasks (default: all).')
 _EPISODES = flags.DEFINE_integer('episodes', 100, 'Episodes of each condition.', lower_bound=1)
 _SEED = flags.DEFINE_integer('seed', 0, 'Seed of the tables.', lower_bound=0)
 _MOVIES = flags.DEFINE_integer('movies', 0, 'Animations of each condition.', lower_bound=0)
@@ -31,8 +31,8 @@ def main():
     params = checkpoints.load_collection(_WORKDIR.value, module.evaluate.template(config))
   output = _OUTPUT.value or str(pathlib.Path(_WORKDIR.value) / 'rollouts')
   counts = module.evaluate.run(
-      config, params, conditions=_CONDITIONS.value or module.evaluate.CONDITIONS,
-      episodes=_EPISODES.value, seed=_SEED.value, output=output, movies=_MOVIES.value)
+      config, params, conditions=_CONDITIONS.value, episodes=_EPISODES.value,
+      seed=_SEED.value, output=output, movies=_MOVIES.value)
   print(module.evaluate.table(counts))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxlab import config as config_lib
 from jaxlab.data import lerobot, rlds, video
 from jaxlab.systems.vla_jepa import data as data_lib
-from jaxlab.systems.vla_jepa import normalise, tabletop
+from jaxlab.systems.vla_jepa import metaworld, normalise, tabletop
 from jaxlab.systems.vla_jepa.data import Data
 from jaxlab.systems.vla_jepa.experiment import Frames
 
@@ -143,8 +143,7 @@ class RobotSpec(NamedTuple):
 
 def check(config):
   """Checks `config.data` without reading anything; returns its Frames."""
-  name = config_lib.choose_named(config, {'tabletop': 'tabletop', 'lerobot': 'lerobot',
-                                          'rlds': 'rlds'}, 'data')
+  name = config_lib.choose_named(config, {key: key for key in ('tabletop', *_READERS)}, 'data')
   if name == 'tabletop':
     options = {'horizon': 4, 'frames': 4,
                **config_lib.check_arguments(data_lib.load_tabletop, config, 'data')}
@@ -171,7 +170,7 @@ def load(config):
   if config['name'] == 'tabletop':
     return config_lib.call(data_lib.load_tabletop, config, 'data')
   spec = config_lib.call(RobotSpec, config, 'data')
-  read = {'lerobot': read_lerobot, 'rlds': read_rlds}[config['name']]
+  read = _READERS[config['name']]
   sets = [read(folder, spec) for folder in spec.folders]
   labels, paths = ({}, []) if spec.clips is None else (video.read_labels(spec.labels),
                                                        _clips(spec.clips))
@@ -226,6 +225,24 @@ def read_rlds(folder, spec):
            'q01': np.quantile(actions, 0.01, axis=0), 'q99': np.quantile(actions, 0.99, axis=0)}
   return episodes, normalise.make_scale(stats, spec.action_dim, kind=spec.normalise,
                                         gripper=spec.gripper)
+
+
+def read_metaworld(folder, spec):
+  """([Episode], Scale) of a folder of Meta-World demonstrations, whose actions are in [-1, 1]."""
+  for key, wanted in (('action_dim', 4), ('state_dim', metaworld.STATE)):
+    config_lib.require(getattr(spec, key) == wanted, f'data.{key}', str(wanted),
+                       getattr(spec, key))
+  episodes = []
+  for number, raw in enumerate(metaworld.read_demos(folder)):
+    def frames(camera, rows, raw=raw, number=number):
+      config_lib.choose(camera, {metaworld.CAMERA: 0}, 'data.cameras')
+      return rlds.decode_images([raw['images'][row] for row in rows],
+                                f'{folder}: episode {number}')
+    episodes.append(Episode(raw['action'], raw['state'], raw['instruction'], frames))
+  return episodes, data_lib.unit_scale(spec.action_dim)
+
+
+_READERS = {'lerobot': read_lerobot, 'rlds': read_rlds, 'metaworld': read_metaworld}
 
 
 def _equally(datasets: Sequence[Any]):

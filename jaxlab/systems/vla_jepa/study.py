@@ -8,15 +8,26 @@ import functools
 from typing import NamedTuple
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from jaxlab.models import vjepa2, vlm
-from jaxlab.systems.vla_jepa import data, flow_head, model, prompt, rollout, tabletop, world_model
+from jaxlab.systems.vla_jepa import (
+    data,
+    flow_head,
+    latent_actions,
+    model,
+    prompt,
+    rollout,
+    tabletop,
+    world_model,
+)
 
-NOTHING, VIDEO, ROBOT = 0, 1, 2  # what an update of a run does
-ENCODINGS = ('causal_prefix', 'shared')
+NOTHING, VIDEO, ROBOT, LEAKY = range(4)  # what an update of a run learns from
+# The encodings that a run chooses from, and where their targets come from.
+ENCODINGS = {'causal_prefix': 'clip', 'shared': 'clip', 'repeat_frame': 'context'}
 CONDITIONS = tuple(tabletop.LOOKS)
 FRAMES, HORIZON, EXECUTED = 4, 4, 2
 PER_TRANSITION, EMBODIED = 2, 4
@@ -30,6 +41,8 @@ class Run(NamedTuple):
     rates: float [2, S], their learning rates.
     beta: weight of the world model's loss in robot batches.
     encoding: int, index into `ENCODINGS`.
+    weighted: how much of the world model's loss counts tokens by their change, in [0, 1]; see
+      `model.Settings`.
     demos: int [D], rows of the table of demonstration episodes.
     key: PRNG key.
     eval_key: of the tables of the evaluation, shared by the arms of a seed.
@@ -38,6 +51,7 @@ class Run(NamedTuple):
   rates: jax.Array
   beta: jax.Array
   encoding: jax.Array
+  weighted: jax.Array
   demos: jax.Array
   key: jax.Array
   eval_key: jax.Array
@@ -67,13 +81,15 @@ def make_parts():
 
 @functools.partial(jax.jit, static_argnums=0)
 def _encode(parts, params, video):
-  pairs = [model.encode(parts._replace(settings=parts.settings._replace(context_encoding=how)),
-                        params, video) for how in ENCODINGS]
+  pairs = []
+  for how, targets in ENCODINGS.items():
+    settings = parts.settings._replace(context_encoding=how, targets=targets)
+    pairs.append(model.encode(parts._replace(settings=settings), params, video))
   return [jnp.stack(kind, 1).astype(jnp.float16) for kind in zip(*pairs)]
 
 
 def with_latents(parts, params, columns, block=512):
-  """Columns with 'context' and 'target' float16 [N, 2, (G - 1) N, D] of both encodings, and the
+  """Columns with 'context' and 'target' float16 [N, 3, (G - 1) N, D] of all encodings, and the
   first frame as 'image' in place of 'video'."""
   video, made = columns['video'], []
   for start in range(0, len(video), block):
@@ -106,13 +122,13 @@ def _of_encoding(batch, encoding):
   return {**batch, 'context': pick(batch['context']), 'target': pick(batch['target'])}
 
 
-def world_error(parts, params, batch, prompts, shuffled=None):
-  """(l1, copy l1) [B] of a batch; `shuffled` int [B] takes the latent actions of other rows."""
-  asked = jax.tree.map(lambda x: x[batch['instruction']], prompts)
-  latent, seen, mask = model.read(parts, params, batch['image'], asked, parts.robot)
-  used = latent if shuffled is None else latent[shuffled]
-  errors = model.world_losses(parts, params, batch['context'], batch['target'], used)
-  return errors, (latent, seen, mask)
+def _learned_error(parts, params, batch, latent, weighted):
+  """The error [B] that is learned from: plain, weighted, or between the two."""
+  plain, by_change = (
+      model.world_losses(parts._replace(settings=parts.settings._replace(weighted=choice)), params,
+                         batch['context'], batch['target'], latent)[0]
+      for choice in (False, True))
+  return plain + weighted * (by_change - plain)
 
 
 def probe(x, y, train, ridge=1e-2):
@@ -170,76 +186,98 @@ def leak_probes(parts, seeds, clips, train):
       return both.reshape(*both.shape[:2], -1)
 
     blocks = model.encoder_frames(video, parts).reshape(-1, 250, FRAMES, *video.shape[2:])
-    states = jax.lax.map(first, blocks).reshape(clips, len(ENCODINGS), -1)
+    states = jax.lax.map(first, blocks).reshape(clips, 2, -1)
     return jnp.stack([probe(states[:, i], motion, train, ridge=0.1) for i in range(2)])
 
   scores = np.stack([draw(jax.random.key(seed)) for seed in seeds])
-  return {how: scores[:, i] for i, how in enumerate(ENCODINGS)}
+  return {'causal_prefix': scores[:, 0], 'shared': scores[:, 1]}
 
 
 @functools.lru_cache
 def runner(batch_size, episodes):
   """The function (world, Run) -> metrics of one run, compiled once for all arms."""
   parts, prompts = make_parts()
+  leaky = latent_actions.LatentActions(parts.predictor)
+
+  def read(params, batch):
+    asked = jax.tree.map(lambda x: x[batch['instruction']], prompts)
+    return model.read(parts, params, batch['image'], asked, parts.robot)
+
+  def batch_of(table, rows, run):
+    return _of_encoding(jax.tree.map(lambda x: x[rows], table), run.encoding)
 
   def video_loss(params, world, run, key):
     rows = jax.random.randint(key, (batch_size,), 0, len(world['clips']['instruction']))
-    batch = _of_encoding(jax.tree.map(lambda x: x[rows], world['clips']), run.encoding)
-    (error, _), _ = world_error(parts, params, batch, prompts)
-    return error.mean()
+    batch = batch_of(world['clips'], rows, run)
+    latent, _, _ = read(params, batch)
+    return _learned_error(parts, params, batch, latent, run.weighted).mean()
+
+  def leaky_loss(params, world, run, key):
+    rows = jax.random.randint(key, (batch_size,), 0, len(world['clips']['instruction']))
+    batch = batch_of(world['clips'], rows, run)
+    latent, _, _ = read(params, batch)
+    return leaky.apply({'params': params['leaky']}, batch['context'], batch['target'],
+                       latent).mean()
 
   def robot_loss(params, world, run, key):
     keys = jax.random.split(key, 3)
     episode = run.demos[jax.random.randint(keys[0], (batch_size,), 0, len(run.demos))]
     start = jax.random.randint(keys[1], (batch_size,), 0, world['demos']['actions'].shape[1])
-    batch = _of_encoding(jax.tree.map(lambda x: x[episode, start], world['demos']), run.encoding)
-    (error, _), (_, seen, mask) = world_error(parts, params, batch, prompts)
+    batch = batch_of(world['demos'], (episode, start), run)
+    latent, seen, mask = read(params, batch)
+    error = _learned_error(parts, params, batch, latent, run.weighted)
     noise, t = jax.vmap(flow_head.draw, in_axes=(0, None))(
         jax.random.split(keys[2], batch_size), (parts.settings.repeats, HORIZON, 2))
     acted = model.action_loss(parts, params, seen, mask, {**batch, 'noise': noise, 't': t})
     return acted.mean() + run.beta * error.mean()
 
-  def clips_report(params, world, run):
-    clips = _of_encoding(jax.tree.map(lambda x: x[:1500], world['clips']), run.encoding)
-    _, (latent, _, _) = world_error(parts, params, clips, prompts)
+  def latent_probe(params, clips):
+    latent, _, _ = read(params, clips)
     return probe(latent.reshape(len(latent), -1), clips['motion'], 1200)
 
   def train(world, run):
-    params = model.init(parts, jax.random.fold_in(run.key, 0), prompts.tokens.shape[1],
-                        (1, tabletop.SIDE, tabletop.SIDE, 3))
+    start = model.init(parts, jax.random.fold_in(run.key, 0), prompts.tokens.shape[1],
+                       (1, tabletop.SIDE, tabletop.SIDE, 3))
+    nothing = jax.tree.map(lambda x: x[:1], world['clips'])
+    states = _of_encoding(nothing, run.encoding)
+    latent, _, _ = read(start, states)
+    start['leaky'] = leaky.init(jax.random.fold_in(run.key, 2 * run.updates.size),
+                                states['context'], states['target'], latent)['params']
+    # One vector, for which the optimizer compiles in no time.
+    flat, tree = jax.flatten_util.ravel_pytree(start)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(0.9, 0.95),
                             optax.add_decayed_weights(1e-8))
+    losses = [lambda flat, *_: 0.0 * flat[0],
+              *(lambda flat, *rest, loss=loss: loss(tree(flat), *rest)
+                for loss in (video_loss, robot_loss, leaky_loss))]
     steps = run.updates.shape[1]
+    probed = batch_of(world['clips'], np.arange(1500), run)
 
     def update(carry, inputs):
+      flat, state = carry
       kind, rate, number = inputs
       key = jax.random.fold_in(run.key, 1 + number)
+      gradient = jax.lax.switch(kind, [jax.grad(loss) for loss in losses], flat, world, run, key)
+      updates, state = optimizer.update(gradient, state, flat)
+      return (flat - rate * updates, state), None
 
-      def learn(loss, carry):
-        params, state = carry
-        gradient = jax.grad(loss)(params, world, run, key)
-        updates, state = optimizer.update(gradient, state, params)
-        return jax.tree.map(lambda p, u: p - rate * u, params, updates), state
+    def stage(flat, inputs):  # scanned too, so that its body is compiled once
+      (after, _), _ = jax.lax.scan(update, (flat, optimizer.init(flat)), inputs)
+      return after, latent_probe(tree(flat), probed)
 
-      branches = [lambda c: c, functools.partial(learn, video_loss),
-                  functools.partial(learn, robot_loss)]
-      return jax.lax.switch(kind, branches, carry), None
-
-    probes = [clips_report(params, world, run)]
-    for stage in range(2):
-      numbers = jnp.arange(steps) + stage * steps
-      (params, _), _ = jax.lax.scan(update, (params, optimizer.init(params)),
-                                    (run.updates[stage], run.rates[stage], numbers))
-      probes.append(clips_report(params, world, run))
-    return params, jnp.stack(probes)
+    numbers = jnp.arange(2 * steps).reshape(2, steps)
+    flat, probes = jax.lax.scan(stage, flat, (run.updates, run.rates, numbers))
+    return tree(flat), probes
 
   def one(world, run):
     params, probes = train(world, run)
     test = _of_encoding(world['test'], run.encoding)
-    errors, _ = world_error(parts, params, test, prompts)
+    latent, _, _ = read(params, test)
+    error = lambda latent: model.world_losses(parts, params, test['context'], test['target'],
+                                              latent)
+    l1, copied = error(latent)
     # Another episode's tokens: the windows of one start stand side by side.
-    other = jnp.roll(jnp.arange(len(test['instruction'])), 7)
-    shuffled, _ = world_error(parts, params, test, prompts, other)
+    shuffled, _ = error(jnp.roll(latent, 7, axis=0))
 
     def policy(images, target, places, key):
       asked = jax.tree.map(lambda x: x[target], prompts)
@@ -249,7 +287,7 @@ def runner(batch_size, episodes):
     result = rollout.rollout(policy, rollout.looks_for(CONDITIONS, episodes),
                              rollout.stack_keys(run.eval_key, CONDITIONS, episodes),
                              executed=EXECUTED)
-    return {'l1': errors[0].mean(), 'copy': errors[1].mean(), 'shuffled': shuffled[0].mean(),
+    return {'l1': l1.mean(), 'copy': copied.mean(), 'shuffled': shuffled.mean(),
             'probes': probes, 'success': result.success.reshape(len(CONDITIONS), episodes)}
 
   return one

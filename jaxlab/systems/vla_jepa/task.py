@@ -155,24 +155,24 @@ def cached(parts, frozen, dataset):
                                'target': target})
 
 
-def policy(config, params):
-  """The policy of a trained tabletop model, for `rollout.rollout`.
+def policy(config, params, instructions=data_lib.INSTRUCTIONS):
+  """The policy of a trained small model in closed loop.
 
   Args:
     config: of the run.
     params: {'trunk', 'head', ...}.
+    instructions: texts that `target` numbers.
 
   Returns:
-    (images, target, places, key) -> actions [N, H, 2].
+    (images [N, V, H, W, 3], target int [N], state [N, P], key) -> actions [N, H, A].
   """
   experiment = check(config)
-  asked, places = experiment_lib.prompts(experiment, experiment.prompt.robot,
-                                         data_lib.INSTRUCTIONS)
+  asked, places = experiment_lib.prompts(experiment, experiment.prompt.robot, instructions)
   parts = experiment_lib.make_parts(experiment, places, places)
 
-  def act(images, target, places, key):
+  def act(images, target, state, key):
     chosen = model.Prompt(*(x[target] for x in asked))
     noise = jax.random.normal(key, (len(images), parts.head.horizon, parts.head.action_dim))
-    return model.act(parts, params, images, chosen, places, noise)
+    return model.act(parts, params, images, chosen, state, noise)
 
   return act

@@ -6,7 +6,7 @@ from jaxlab.systems.vla_jepa import reproduce, study
 from jaxlab.train import claims
 
 
-def result(success, l1=.1, shuffled=.15, probes=(0.0, .5, .5)):
+def result(success, l1=.1, shuffled=.15, probes=(0.0, .5)):
   """Made-up metrics of two seeds; `success` is how many of a hundred episodes of each seed."""
   reached = np.zeros((2, len(study.CONDITIONS), reproduce.EPISODES), bool)
   for seed, count in enumerate(success):
@@ -16,12 +16,13 @@ def result(success, l1=.1, shuffled=.15, probes=(0.0, .5, .5)):
           'probes': np.array(probes) + noise[:, None]}
 
 
-def statuses(**changes):
-  arms = {reproduce.VIDEO_CAUSAL: (80, 85), reproduce.NO_VIDEO: (40, 45),
-          reproduce.EQUAL: (78, 88), reproduce.VIDEO_SHARED: (95, 99)}
+def rows(**changes):
+  """{text: status} of the comparisons."""
+  arms = {reproduce.VIDEO_SINGLE: (80, 85), reproduce.NO_VIDEO: (40, 45),
+          reproduce.EQUAL: (78, 88), reproduce.VIDEO_SHARED: (95, 99), reproduce.LEAKY: (40, 45)}
   made = {arm: result(success) for arm, success in arms.items()}
   made[reproduce.VIDEO_CAUSAL] = result((80, 85), **changes)
-  return [row.status for row in reproduce._comparisons(made)]
+  return {row.text: row.status for row in reproduce._comparisons(made)}
 
 
 class CompareTest(parameterized.TestCase):
@@ -34,18 +35,25 @@ class CompareTest(parameterized.TestCase):
     self.assertEqual(reproduce.compare(np.array(better), np.array(worse)), status)
 
   def test_rows(self):
-    found, conditions = statuses(), len(study.CONDITIONS)
-    self.assertEqual(found[:2], [claims.HOLDS] * 2)
-    self.assertEqual(found[2:], [claims.HOLDS] * conditions + [claims.NOT_JUDGED] * conditions +
-                     [claims.FAILS] * conditions)
+    found = rows()
+    self.assertLen(found, 4 + 5 * len(study.CONDITIONS))
+    for name in study.CONDITIONS:
+      self.assertEqual(found[f'pretraining helps, {name}'], claims.HOLDS)
+      self.assertEqual(found[f'pretraining helps at equal updates, {name}'], claims.NOT_JUDGED)
+      self.assertEqual(found[f'causal_prefix beats shared, {name}'], claims.FAILS)
+      self.assertEqual(found[f'causal_prefix beats leaky latent actions, {name}'], claims.HOLDS)
 
   def test_unused_latent_actions_decide_nothing_of_pretraining(self):
-    found, conditions = statuses(shuffled=.101), len(study.CONDITIONS)
-    self.assertEqual(found[0], claims.FAILS)
-    self.assertEqual(found[2:2 + 2 * conditions], [claims.NOT_JUDGED] * 2 * conditions)
+    found = rows(shuffled=.101)
+    self.assertEqual(sum(status == claims.FAILS for text, status in found.items()
+                         if 'shuffled' in text), 1)
+    self.assertEqual({status for text, status in found.items() if text.startswith('pretraining h')},
+                     {claims.NOT_JUDGED})
 
   def test_latent_actions_that_learn_nothing(self):
-    self.assertEqual(statuses(probes=(.5, .5, .5))[1], claims.FAILS)
+    found = rows(probes=(.5, .5))
+    told = [status for text, status in found.items() if 'tell the motion' in text]
+    self.assertEqual(told, [claims.FAILS, claims.HOLDS])
 
   def test_rates(self):
     rates = reproduce.rates(100, 150, 2.0)
