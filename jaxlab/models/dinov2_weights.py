@@ -16,6 +16,9 @@ _TRANSFORMERS = {
     'attn.proj': 'attention.output.dense', 'ls1.gamma': 'layer_scale1.lambda1',
     'ls2.gamma': 'layer_scale2.lambda1', 'mlp.w12': 'mlp.weights_in', 'mlp.w3': 'mlp.weights_out',
 }
+# Names that later versions have instead.
+_LATER = {'attn.qkv': tuple(f'attention.{part}_proj' for part in 'qkv'),
+          'attn.proj': 'attention.o_proj'}
 
 
 def torch_name(path):
@@ -99,7 +102,7 @@ def official_names(state_dict):
             if match}
   for prefix in ('', *blocks):
     ours = prefix.replace('encoder.layer.', 'blocks.')
-    for name, theirs in _TRANSFORMERS.items():
+    for name, theirs in (*_TRANSFORMERS.items(), *_LATER.items()):
       parts = theirs if isinstance(theirs, tuple) else (theirs,)
       for ending in ('', '.weight', '.bias'):
         found = [f'{prefix}{part}{ending}' for part in parts]

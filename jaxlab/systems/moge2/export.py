@@ -27,19 +27,23 @@ class Surface(NamedTuple):
 
 
 def surface(points, keep):
-  """Two triangles for each 2 x 2 pixels that are all kept.
+  """Two triangles for each 2 x 2 pixels that are all kept; a pixel of no triangle is no vertex.
 
   Args:
     points: [H, W, 3].
     keep: bool [H, W].
   """
-  pixels = np.flatnonzero(keep)
+  keep = np.asarray(keep)
+  quads = keep[:-1, :-1] & keep[1:, :-1] & keep[1:, 1:] & keep[:-1, 1:]
+  used = np.zeros_like(keep)
+  for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
+    used[i:i + quads.shape[0], j:j + quads.shape[1]] |= quads
+  pixels = np.flatnonzero(used)
   number = np.full(keep.size, -1, np.int32)
   number[pixels] = np.arange(len(pixels))
   number = number.reshape(keep.shape)
   a, b, c, d = number[:-1, :-1], number[1:, :-1], number[1:, 1:], number[:-1, 1:]
-  whole = (a >= 0) & (b >= 0) & (c >= 0) & (d >= 0)
-  faces = np.concatenate([np.stack([x[whole], y[whole], z[whole]], axis=1)
+  faces = np.concatenate([np.stack([x[quads], y[quads], z[quads]], axis=1)
                           for x, y, z in ((a, b, c), (a, c, d))])
   return Surface(points.reshape(-1, 3)[pixels].astype(np.float32), faces, pixels.astype(np.int32))
 

@@ -65,8 +65,7 @@ class Conv(nn.Module):
     x = x.astype(self.dtype)
     if self.size == 1:
       return x @ kernel[0, 0] + bias
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode='edge')
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), 'VALID',
+    return jax.lax.conv_general_dilated(resize.pad_edge(x), kernel, (1, 1), 'VALID',
                                         dimension_numbers=('NHWC', 'HWIO', 'NHWC')) + bias
 
 
@@ -264,11 +263,11 @@ class MoGe(nn.Module):
   def _levels(self, features, aspect):
     """Inputs of the neck: features and coordinates, then coordinates alone."""
     b, rows, columns, _ = features.shape
-    uv = lambda level: jnp.broadcast_to(
-        geometry.view_plane(rows * 2**level, columns * 2**level, aspect),
-        (b, rows * 2**level, columns * 2**level, 2)).astype(features.dtype)
-    coordinates = [uv(level) for level in range(len(self.dims))]
-    return [jnp.concatenate([features, coordinates[0]], axis=-1), *coordinates[1:]]
+    # One map for all images, but where the features join it.
+    uv = [jnp.asarray(geometry.view_plane(rows * 2**level, columns * 2**level, aspect),
+                      features.dtype)[None] for level in range(len(self.dims))]
+    first = jnp.broadcast_to(uv[0], (b, *uv[0].shape[1:]))
+    return [jnp.concatenate([features, first], axis=-1), *uv[1:]]
 
   def _scale(self, cls):
     """Logarithm of the metric scale [B]."""

@@ -41,6 +41,7 @@ VARIANTS = ('decoupled', 'entangled')
 BARS = {'points_affine_invariant.rel': 0.14, 'depth_metric.rel': 0.28,
         'boundary.radius1_f1': 0.08, 'global loss': 0.10}
 LABEL_SCENES = 12
+PICTURES = 12  # unseen scenes that are predicted as files
 
 _log = logging.getLogger(__name__)
 
@@ -165,33 +166,39 @@ def labels(seed, ablate):
 
 
 def end_to_end(config, params, workdir, seed):
-  """What launch.predict would write of an unseen scene: {name: value}."""
-  import trimesh
+  """What launch.predict writes of unseen scenes, in their mean or at their worst: {name: value}."""
   from PIL import Image
-  scene = scenes.make(1, seed)
+  made = scenes.make(PICTURES, seed)
   with tempfile.TemporaryDirectory() as folder:
-    folder = pathlib.Path(folder)
-    Image.fromarray(scene.image[0]).save(folder / 'scene.png')
-    predict.predict_input(config, params, folder / 'scene.png', workdir / 'prediction')
-  out = workdir / 'prediction' / 'scene'
-  if not (out / 'mesh.glb').exists():
-    return dict.fromkeys(('points_affine', 'widest triangle', 'bounds'), np.inf) | {'facing': 0.0}
-  found = np.load(out / 'geometry.npz')
-  depth, mask = scene.depth[0], np.isfinite(scene.depth[0])
-  points = np.asarray(geometry.unproject(depth, scene.intrinsics[0]))
+    for i, image in enumerate(made.image):
+      Image.fromarray(image).save(pathlib.Path(folder, f'scene{i:02d}.png'))
+    predict.predict_input(config, params, folder, workdir / 'prediction')
+  rows = [written_scene(workdir / 'prediction' / f'scene{i:02d}', made.depth[i], made.intrinsics[i])
+          for i in range(PICTURES)]
+  worst = {'points_affine': np.mean, 'facing': np.mean, 'widest triangle': np.max,
+           'bounds': np.max}
+  return {name: float(merge([row[name] for row in rows])) for name, merge in worst.items()}
+
+
+def written_scene(folder, depth, intrinsics):
+  """What the files of one predicted scene say: {name: value}; without a mesh, the worst of all."""
+  import trimesh
+  if not (folder / 'mesh.glb').exists():
+    return {'points_affine': np.inf, 'facing': 0.0, 'widest triangle': np.inf, 'bounds': np.inf}
+  found, mask = np.load(folder / 'geometry.npz'), np.isfinite(depth)
+  points = np.asarray(geometry.unproject(depth, intrinsics))
   both = mask & found['mask']
-  moved = evaluation.aligned('points_affine', np.where(found['mask'][..., None], found['points'],
-                                                       1.0),
-                             np.where(mask[..., None], points, 1.0),
-                             evaluation.grid_pixels(both, GRID))
-  toward = -(found['normal'] * np.where(found['mask'][..., None], found['points'], 0)).sum(-1)
-  mesh = trimesh.load(out / 'mesh.glb', force='mesh', process=False)
-  cloud = trimesh.load(out / 'points.ply', process=False)
+  known = lambda x, where: np.where(where[..., None], x, 1.0)
+  moved = evaluation.aligned('points_affine', known(found['points'], found['mask']),
+                             known(points, mask), evaluation.grid_pixels(both, GRID))
+  toward = -(found['normal'] * known(found['points'], found['mask'])).sum(-1)
+  mesh = trimesh.load(folder / 'mesh.glb', force='mesh', process=False)
+  cloud = trimesh.load(folder / 'points.ply', process=False)
   corner = -mesh.vertices[mesh.faces][..., 2]  # depths of the triangles
   return {'points_affine': depth_metrics.point_error(moved[both], points[both])[0],
-          'facing': float((toward[found['mask']] > 0).mean()),
-          'widest triangle': float((corner.max(1) / corner.min(1)).max()),
-          'bounds': float(np.abs(mesh.bounds - cloud.bounds).max())}
+          'facing': (toward[found['mask']] > 0).mean(),
+          'widest triangle': (corner.max(1) / corner.min(1)).max(),
+          'bounds': np.abs(mesh.bounds - cloud.bounds).max()}
 
 
 def judge(measured, baseline, curves, label_scores, written):
@@ -238,8 +245,8 @@ def judge(measured, baseline, curves, label_scores, written):
       f'{mean("outliers removed"):.3f} and {mean("clean removed"):.4f}',
       claims.verdict(mean('outliers removed') > .7 and mean('clean removed') < .02)))
   table.append(claims.Claim(
-      'an unseen scene through predict: points within .14, normals face the camera, no triangle '
-      'across an edge, cloud and mesh agree', 'not available',
+      f'{PICTURES} unseen scenes through predict: points within .14, normals face the camera on '
+      '99 %, no triangle across an edge, cloud and mesh agree', 'not available',
       ', '.join(f'{name} {value:.4f}' for name, value in written.items()),
       claims.verdict(written['points_affine'] <= .14 and written['facing'] >= .99 and
                      written['bounds'] < 1e-4 and written['widest triangle'] <= 1 + EDGE + 1e-3)))

@@ -15,6 +15,28 @@ def bilinear(x, height, width, *, antialias=False):
                           antialias=antialias)
 
 
+@jax.custom_vjp
+def pad_edge(x):
+  """[B, H + 2, W + 2, C]: the maps [B, H, W, C] with their border replicated."""
+  return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode='edge')
+
+
+def _pad_edge_backward(_, g):
+  # Autodiff makes four sums of padded copies of the whole map of this; the border alone is added.
+  for axis in (1, 2):
+    n = g.shape[axis] - 2
+    cut = lambda start, stop: jax.lax.slice_in_dim(g, start, stop, axis=axis)
+    if n == 1:
+      g = cut(0, 1) + cut(1, 2) + cut(2, 3)
+    else:
+      g = jnp.concatenate([cut(0, 1) + cut(1, 2), cut(2, n), cut(n, n + 1) + cut(n + 1, n + 2)],
+                          axis)
+  return (g,)
+
+
+pad_edge.defvjp(lambda x: (pad_edge(x), None), _pad_edge_backward)
+
+
 def double(x):
   """`bilinear` to twice the size of [B, H, W, C], from shifted copies."""
   for axis in (1, 2):

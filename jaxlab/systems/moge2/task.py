@@ -239,13 +239,12 @@ def from_model(model, spec, datasets, *, num_tokens, align_size=64):
     keys = jax.random.wrap_key_data(batch['key'])
     values, first = jax.vmap(image_losses)(out.points, out.mask_logit, out.normal, out.metric_scale,
                                            batch['depth'], batch['intrinsics'], flags, keys)
-    used = routes[batch['label']] * weights
-    pad = batch['weight']
-    metrics = {name: (values[:, i], pad * (used[:, i] > 0)) for i, name in enumerate(terms)}
+    used, pad = routes[batch['label']], batch['weight']
+    metrics = {name: (values[:, i], pad * used[:, i]) for i, name in enumerate(terms)}
     # The share of images with a usable scale: training has collapsed where it drops.
-    metrics['valid_scale'] = (first.scale > 0).astype(jnp.float32), pad * (used[:, 0] > 0)
-    metrics['delta'] = first.delta, pad * (used[:, 0] > 0)
-    return Loss(jnp.sum(values * used, axis=1), pad, metrics)
+    metrics['valid_scale'] = (first.scale > 0).astype(jnp.float32), pad * used[:, 0]
+    metrics['delta'] = first.delta, pad * used[:, 0]
+    return Loss(jnp.sum(values * used * weights, axis=1), pad, metrics)
 
   def predict(variables, batch, key):
     del key

@@ -97,6 +97,7 @@ class ExportTest(absltest.TestCase):
     keep = export.kept_pixels(depth, np.ones(depth.shape, bool), .04)
     points = np.asarray(geometry.unproject(depth, geometry.camera_matrix(.8, .8)))
     mesh = export.surface(points, keep)
+    np.testing.assert_array_equal(np.unique(mesh.faces), np.arange(len(mesh.vertices)))
     corner = mesh.vertices[mesh.faces][..., 2]
     np.testing.assert_array_equal(corner.max(1), corner.min(1))
     self.assertEqual(set(np.unique(corner)), {2., 4.})
@@ -119,7 +120,10 @@ class ExportTest(absltest.TestCase):
     found = self.found(depth, mask)._replace(intrinsics=scene.intrinsics[0])
     export.write_all(self.folder / 'y', scene.image[0], found, edge_rtol=.2)
     cloud = trimesh.load(self.folder / 'y' / 'points.ply', process=False)
-    keep = export.kept_pixels(depth, mask, .2)
+    mesh = trimesh.load(self.folder / 'y' / 'mesh.glb', force='mesh', process=False)
+    np.testing.assert_allclose(mesh.bounds, cloud.bounds, rtol=1e-5)
+    written = export.surface(found.points, export.kept_pixels(depth, mask, .2))
+    keep = np.isin(np.arange(depth.size), written.pixels).reshape(depth.shape)
     np.testing.assert_allclose(cloud.vertices, found.points[keep] * [1, -1, -1], rtol=1e-5)
     np.testing.assert_array_equal(cloud.visual.vertex_colors[:, :3], scene.image[0][keep])
     facing = (found.normal[keep] * found.points[keep]).sum(-1) < 0

@@ -12,7 +12,7 @@ from configs.moge2 import vitl
 from jaxlab import parallel, systems
 from jaxlab.config import ConfigError
 from jaxlab.data import pipeline
-from jaxlab.systems.moge2 import data, network, recovery, scenes, task, weights
+from jaxlab.systems.moge2 import data, network, recovery, resize, scenes, task, weights
 from jaxlab.train import task_gradient
 from tests import conftest
 
@@ -117,6 +117,16 @@ class LossTest(parameterized.TestCase):
     np.testing.assert_allclose(values['A'], values['B'], rtol=1e-5)  # there is no level 64 here
     np.testing.assert_array_equal(values['invalid'], 0)
 
+  def test_a_loss_without_weight_is_still_measured(self):
+    # A run without a loss is compared with others by it.
+    config = {**CONFIG, 'loss': {**CONFIG['loss'], 'weights': {'global': 0.0}}}
+    model, spec, _ = task.check(config)
+    without = task.from_model(model, spec, dict, num_tokens=16)
+    out = jax.jit(without.loss)({'params': params()}, batch(), jax.random.key(0))
+    whole = jax.jit(make().loss)({'params': params()}, batch(), jax.random.key(0))
+    np.testing.assert_array_equal(out.metrics['global'][1], 1)
+    np.testing.assert_allclose(out.values, whole.values - whole.metrics['global'][0], rtol=1e-4)
+
   def test_entangled_has_no_scale_head(self):
     shapes = jax.eval_shape(make(True).init, jax.random.key(0))['params']
     self.assertFalse([name for name in shapes if name.startswith('scale_head')])
@@ -194,6 +204,14 @@ class ModelTest(parameterized.TestCase):
     shapes = weights.param_shapes(task.check(vitl.get_config(variant))[0])
     count = sum(np.prod(x.shape) for x in jax.tree.leaves(shapes)) / 1e6
     self.assertLess(abs(count / millions - 1), .06)  # their inner widths are not published
+
+  @parameterized.parameters((1, 1), (2, 1), (3, 4))
+  def test_the_gradient_of_a_replicated_border(self, h, w):
+    x, g = (jax.random.normal(jax.random.key(i), (2, h + 2 * i, w + 2 * i, 3)) for i in (0, 1))
+    plain = lambda x: jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode='edge')
+    for ours, theirs in zip(jax.tree.leaves(jax.vjp(resize.pad_edge, x)[1](g)),
+                            jax.tree.leaves(jax.vjp(plain, x)[1](g))):
+      np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
   @parameterized.parameters('conv_transpose', 'bilinear', 'nearest', 'pixel_shuffle')
   def test_resamplers_double(self, kind):
