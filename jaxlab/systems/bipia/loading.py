@@ -2,31 +2,21 @@
 import dataclasses
 import pathlib
 
-import jax
-import jax.numpy as jnp
-
 from jaxlab import config as config_lib
 from jaxlab.data import text
-from jaxlab.models import decoder_lm, pretrained
-from jaxlab.models.decoder_config import DecoderConfig, from_checkpoint_config
+from jaxlab.models import decoder_checkpoint, decoder_lm, pretrained
+from jaxlab.models.decoder_config import from_checkpoint_config
 from jaxlab.systems.bipia import toy, whitebox
 from jaxlab.train.checkpoints import load_collection, read_leaves
 
-OPTIONS = ('dtype', 'scan_layers', 'remat')
 _GENERATION = 'generation_config.json'
 
 
 def check_model(spec, where='model'):
   """Checks `config.model` without looking at folders; raises ConfigError."""
-  fields = {field.name: field.type for field in dataclasses.fields(DecoderConfig)}
   if 'weights' in spec:
-    config_lib.check_keys(spec, ('weights', *OPTIONS), where)
-  else:
-    config_lib.check_keys(spec, (*fields, 'weights'), where)
-  for name, value in spec.items():
-    config_lib.check_type(value, fields.get(name, str), f'{where}.{name}')
-  if 'weights' not in spec:
-    config_lib.call(DecoderConfig, spec, where, drop=())
+    config_lib.check_keys(spec, ('weights', *decoder_checkpoint.OPTIONS), where)
+  decoder_checkpoint.check_spec(spec, where)
 
 
 def model_of(config, params):
@@ -35,19 +25,11 @@ def model_of(config, params):
   return decoder_lm.DecoderLM(dataclasses.replace(config, vocab_size=rows))
 
 
-def shapes_of(config):
-  """Shapes of the parameters of a config."""
-  model = decoder_lm.DecoderLM(config)
-  return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))['params']
-
-
 def public(folder):
   """(DecoderConfig, params, Coder, ids that end an answer) of a public checkpoint's folder."""
   folder = pathlib.Path(folder)
   config = from_checkpoint_config(pretrained.read_json(folder / pretrained.CONFIG))
-  shapes = shapes_of(config)
-  params = decoder_lm.params_from_torch(pretrained.read_safetensors_folder(folder), config)
-  params = jax.tree.map(lambda x, like: x.astype(like.dtype), params, shapes)
+  params = decoder_checkpoint.read_params(folder, config)
   return config, params, *public_coder(folder, config.vocab_size, config.vocab_size)
 
 
@@ -81,23 +63,15 @@ def trained(folder, config):
     folder: its workdir.
     config: its config.json.
   """
-  decoder = decoder_config(config['model'])
+  decoder = decoder_checkpoint.decoder_config(config['model'], 'model')
   rows = read_leaves(folder)[".params['embed']['embedding']"].shape[0]
-  params = load_collection(folder, shapes_of(dataclasses.replace(decoder, vocab_size=rows)))
+  params = load_collection(
+      folder, decoder_checkpoint.shapes_of(dataclasses.replace(decoder, vocab_size=rows)))
   if config['data']['name'] == 'toy':
     return decoder, params, toy.coder(rows), ()
   weights = config['model'].get('weights')
   config_lib.require(weights is not None, 'model.weights', 'a folder with a tokenizer', None)
   return decoder, params, *public_coder(weights, decoder.vocab_size, rows)
-
-
-def decoder_config(spec):
-  """The DecoderConfig of `config.model`: of its fields, or of the folder `weights`."""
-  options = {key: value for key, value in spec.items() if key != 'weights'}
-  if spec.get('weights') is None:
-    return config_lib.call(DecoderConfig, options, 'model', drop=())
-  return from_checkpoint_config(
-      pretrained.read_json(pathlib.Path(spec['weights']) / pretrained.CONFIG), **options)
 
 
 def checkpoint(folder, dtype='float32'):

@@ -1,7 +1,8 @@
 """Measures BIPIA's claims on a benchmark that a small model learns from scratch (see `toy`).
 
-Of each run an instruction follower that knows no data is trained, its vocabulary grows by the two
-boundary tokens, and it is hardened on attacks of five types; attacks of three other types measure.
+Of each run an instruction follower that knows no data is trained, on questions alone and then with
+commands, its vocabulary grows by the two boundary tokens, and it is hardened on attacks of five
+types; attacks of three other types measure.
 The switch of `--ablate` is the training of the white-box defence: tokens and mean rows alone.
 """
 import functools
@@ -23,8 +24,9 @@ from jaxlab.train import TrainState, claims, train_step
 
 DECODER = DecoderConfig(vocab_size=toy.VOCAB_SIZE, hidden_size=64, num_hidden_layers=2,
                         num_attention_heads=4, intermediate_size=128, init='scaled')
-BASE_STEPS, BASE_RATE, HARDEN_STEPS, HARDEN_RATE, BATCH = 800, 3e-3, 150, 5e-4, 64
-RUNS, WIDTH = 4, 26
+QUESTION_STEPS, BASE_STEPS, BASE_RATE, BATCH = 600, 800, 3e-3, 64
+HARDEN_STEPS, HARDEN_RATE = 150, 5e-4
+RUNS, WIDTH = 4, 20  # the longest example has 20 tokens
 COMMANDS = 0.3  # share of the user's own commands in the mixed recipe
 CONTEXTS, ATTACKS, OWN = 100, 12, 300
 BLACK_BOX = {
@@ -57,11 +59,13 @@ def _fit(params, columns, key, *, steps, rate):
   return jax.lax.scan(step, state, length=steps)[0].params
 
 
-def train_base(shared, columns, seed):
-  """The instruction follower of a run; `shared` is nothing."""
+def train_base(shared, questions, columns, seed):
+  """The instruction follower of a run, after its questions; `shared` is nothing."""
   del shared
   key = jax.random.key(seed)
   params = DecoderLM(DECODER).init(key, jnp.zeros((1, 1), jnp.int32))['params']
+  params = _fit(params, questions, jax.random.fold_in(key, 2), steps=QUESTION_STEPS,
+                rate=BASE_RATE)
   return _fit(params, columns, key, steps=BASE_STEPS, rate=BASE_RATE)
 
 
@@ -73,7 +77,8 @@ def harden(shared, params, columns, seed):
 
 def columns_of(coder, pairs):
   """Columns [N, WIDTH] of (messages, response) pairs."""
-  columns, _ = whitebox.columns(coder, pairs, WIDTH)
+  columns, dropped = whitebox.columns(coder, pairs, WIDTH)
+  assert not dropped, f'{dropped} examples are longer than {WIDTH}'
   fill = {'ids': coder.pad, 'labels': whitebox.IGNORED}
   return {name: np.pad(x, ((0, 0), (0, WIDTH - x.shape[1])), constant_values=fill[name])
           for name, x in columns.items()}
@@ -115,9 +120,10 @@ def main(seed, workdir, ablate):
   seeds = np.array([seed * 1000 + 10 * i for i in range(RUNS)])
   plain, grown = toy.coder(), toy.coder(toy.VOCAB_SIZE + 2)
   marked = functools.partial(defences.markers, reminder=False)
-  base = parallel.map_runs(
-      train_base, (),
-      stack(lambda s: columns_of(plain, toy.base_pairs(BASE_STEPS * BATCH, int(s))), seeds), seeds)
+  examples = lambda make, steps: stack(
+      lambda s: columns_of(plain, make(steps * BATCH, int(s))), seeds)
+  base = parallel.map_runs(train_base, (), examples(toy.question_pairs, QUESTION_STEPS),
+                           examples(toy.base_pairs, BASE_STEPS), seeds)
   take = lambda tree, i: jax.tree.map(lambda x: x[i], tree)
   start = stack(lambda i: whitebox.grow(take(base, i)), range(RUNS))
   recipes = {'mixed': (grown, COMMANDS, True), 'pure': (grown, 0.0, True),

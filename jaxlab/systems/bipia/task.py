@@ -1,19 +1,19 @@
 """The white-box defence as a Task: the next token of responses, over a vocabulary that grows.
 
-Two arms: 'base' is training without boundary tokens (the toy's instruction follower, or nothing),
-'whitebox' is the defence's data. The phase of the second grows the vocabulary first:
+Arms: 'questions' and 'base' are training without boundary tokens (the toy's instruction follower,
+or nothing), 'whitebox' is the defence's data. The phase of the last grows the vocabulary first:
 {'arms': ('whitebox',), 'surgery': 'jaxlab.systems.bipia.whitebox:grow'}.
 """
+import functools
 import inspect
 import random
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxlab import config as config_lib
 from jaxlab.data import pipeline
-from jaxlab.models import decoder_lm, pretrained
+from jaxlab.models import decoder_checkpoint
 from jaxlab.models.scoring import gather_logprobs, over_chunks
 from jaxlab.systems.bipia import benchmark, loading, templates, toy, whitebox
 from jaxlab.systems.bipia.defences import markers
@@ -23,11 +23,12 @@ CONFIG_KEYS = ('model', 'data')
 IGNORED = whitebox.IGNORED
 
 
-def toy_data(*, base: int = 51200, whitebox_rows: int = 9600, test: int = 300,
-             user_commands: float = 0.3, seed: int = 0):
+def toy_data(*, questions: int = 38400, base: int = 51200, whitebox_rows: int = 9600,
+             test: int = 300, user_commands: float = 0.3, seed: int = 0):
   """The examples of the toy: {arm or 'test': columns}.
 
   Args:
+    questions: rows of the arm 'questions', to be learned before 'base'.
     base: rows of the arm 'base'.
     whitebox_rows: rows of the arm 'whitebox'.
     test: rows of the split 'test': attacks of unseen types, with boundary tokens.
@@ -36,10 +37,12 @@ def toy_data(*, base: int = 51200, whitebox_rows: int = 9600, test: int = 300,
   """
   config_lib.require(0 <= user_commands < 1, 'data.user_commands', 'a share in [0, 1)',
                      user_commands)
-  for name, count in (('base', base), ('whitebox_rows', whitebox_rows), ('test', test)):
+  for name, count in (('questions', questions), ('base', base), ('whitebox_rows', whitebox_rows),
+                      ('test', test)):
     config_lib.require(count >= 4, f'data.{name}', 'at least 4', count)
   plain, grown = toy.coder(), toy.coder(toy.VOCAB_SIZE + 2)
-  pairs = {'base': (plain, toy.base_pairs(base, seed)),
+  pairs = {'questions': (plain, toy.question_pairs(questions, seed)),
+           'base': (plain, toy.base_pairs(base, seed)),
            'whitebox': (grown, toy.whitebox_pairs(whitebox_rows, user_commands, seed)),
            'test': (grown, toy.whitebox_pairs(test, 0.0, seed + 1, 'test'))}
   return {name: whitebox.columns(coder, rows, 64)[0] for name, (coder, rows) in pairs.items()}
@@ -69,7 +72,7 @@ def official_data(*, folder: str, tasks: tuple = benchmark.TASKS, examples: int 
   """
   config_lib.require(model.get('weights') is not None, 'model.weights',
                      'a folder with a tokenizer', None)
-  size = loading.decoder_config(model).vocab_size
+  size = decoder_checkpoint.decoder_config(model, 'model').vocab_size
   coder, _ = loading.public_coder(model['weights'], size, size + 2)
   answers = None
   if responses is not None:
@@ -126,7 +129,7 @@ def make_task(config):
   data = config['data']
   injected = {'model': config['model']} if data['name'] == 'official' else {}
   columns = config_lib.call(SOURCES[data['name']], data, 'data', drop=('name', 'chunk'), **injected)
-  return from_columns(loading.decoder_config(config['model']), columns,
+  return from_columns(decoder_checkpoint.decoder_config(config['model'], 'model'), columns,
                       weights=config['model'].get('weights'), chunk=data.get('chunk', 0))
 
 
@@ -135,26 +138,18 @@ def from_columns(decoder, columns, *, weights=None, chunk=0):
 
   Args:
     decoder: DecoderConfig before the vocabulary grows.
-    columns: {'whitebox', 'test' and, perhaps, 'base': {'ids', 'labels'} int32 [N, T]}; labels are
-      IGNORED where nothing is learned.
+    columns: {'whitebox', 'test' and, perhaps, 'questions' and 'base': {'ids', 'labels'} int32
+      [N, T]}; labels are IGNORED where nothing is learned.
     weights: folder of a public checkpoint to start from; None draws weights.
     chunk: positions whose logits exist at once; 0 for all.
   """
   datasets = {name: pipeline.from_arrays(arrays) for name, arrays in columns.items()}
   datasets['train'] = datasets.get('base', datasets['whitebox'])
 
-  def init(key):
-    model = decoder_lm.DecoderLM(decoder)
-    if weights is None:
-      return {'params': model.init(key, jnp.zeros((1, 1), jnp.int32))['params']}
-    shapes = loading.shapes_of(decoder)
-
-    def read():
-      params = decoder_lm.params_from_torch(pretrained.read_safetensors_folder(weights), decoder)
-      return jax.tree.map(lambda x, like: x.astype(like.dtype), params, shapes)
-
-    # A callback, so that weights are no constants of the program that asks for them.
-    return {'params': jax.pure_callback(read, shapes)}
+  read = None
+  if weights is not None:
+    read = functools.partial(decoder_checkpoint.read_params, weights, decoder)
+  draw = decoder_checkpoint.initializer(decoder, read)
 
   def scores(params, batch):
     """[B, T - 1]: log-probability of each label, whether it is the likeliest, whether it counts."""
@@ -191,6 +186,6 @@ def from_columns(decoder, columns, *, weights=None, chunk=0):
             'exact': float(total['exact'].mean())}
 
   arms = {name: Arm(loss, lambda name=name: datasets[name])
-          for name in ('base', 'whitebox') if name in datasets}
-  return Task(init, loss, predict, evaluate,
+          for name in ('questions', 'base', 'whitebox') if name in datasets}
+  return Task(lambda key: {'params': draw(key)}, loss, predict, evaluate,
               lambda split: config_lib.choose(split, datasets, 'split'), arms=arms)

@@ -110,6 +110,15 @@ def _attacked(count, kinds, seed):
   return pairs
 
 
+def question_pairs(count, seed):
+  """(messages, response) pairs of clean questions, which are learned before commands come in.
+
+  Looking a key up is learned all at once, after a plateau. Among commands, which are easier, the
+  plateau is long and often never left.
+  """
+  return [(none(_clean(i, row)), row['ideal']) for i, row in enumerate(contexts(count, seed + 5))]
+
+
 def base_pairs(count, seed):
   """(messages, response) pairs of an instruction follower that knows no data: half clean questions,
   a quarter commands of the user, a quarter questions whose facts hold a command, obeyed."""

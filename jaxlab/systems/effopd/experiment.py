@@ -8,10 +8,11 @@ import numpy as np
 
 from jaxlab import config as config_lib
 from jaxlab.data import pipeline
+from jaxlab.models.decoder_checkpoint import check_spec
 from jaxlab.models.decoder_lm import checkpoint_name
 from jaxlab.systems.effopd import extrapolation
 from jaxlab.systems.effopd.data import SOURCES
-from jaxlab.systems.effopd.loading import check_model, load_models, model_specs
+from jaxlab.systems.effopd.loading import load_models, model_specs
 from jaxlab.systems.effopd.rollout import DistillConfig
 from jaxlab.systems.effopd.task import from_models, make_validate
 
@@ -65,7 +66,7 @@ def check(config):
                              drop=())
   jump = config_lib.call(JumpConfig, config.get('extrapolation', {}), 'extrapolation', drop=())
   for where, spec in model_specs(config).items():
-    check_model(spec, where)
+    check_spec(spec, where)
   return settings, jump
 
 

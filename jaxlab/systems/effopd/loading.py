@@ -1,27 +1,13 @@
 """The models of an experiment from its config: their shapes, and where their weights come from."""
-import dataclasses
+import functools
 import pathlib
 
 import jax
-import jax.numpy as jnp
 
 from jaxlab import config as config_lib
-from jaxlab.models import decoder_lm, pretrained
-from jaxlab.models.decoder_config import DecoderConfig, from_checkpoint_config
+from jaxlab.models import decoder_checkpoint, decoder_lm, pretrained
 from jaxlab.systems.effopd.rollout import Models
 from jaxlab.train.checkpoints import load_collection
-
-CHECKPOINT_OPTIONS = ('dtype', 'scan_layers', 'remat')
-
-
-def check_model(spec, where):
-  """Checks what `load_model` takes, without looking at folders; raises ConfigError."""
-  fields = {field.name: field.type for field in dataclasses.fields(DecoderConfig)}
-  config_lib.check_keys(spec, (*fields, 'weights'), where)
-  for name, value in spec.items():
-    config_lib.check_type(value, fields.get(name, str), f'{where}.{name}')
-  if 'weights' not in spec:
-    config_lib.call(DecoderConfig, spec, where, drop=())
 
 
 def model_specs(config):
@@ -50,40 +36,25 @@ def load_model(spec, where):
   Raises:
     ConfigError: unknown or impossible fields, or a folder without weights.
   """
-  fields = {key: value for key, value in spec.items() if key != 'weights'}
   weights = spec.get('weights')
-  public = _public_config(weights, where)
-  if public is not None:
-    config_lib.check_keys(fields, CHECKPOINT_OPTIONS, where)
-    config = from_checkpoint_config(public, **fields)
-  else:
-    config = config_lib.call(DecoderConfig, fields, where, drop=())
-  model = decoder_lm.DecoderLM(config)
-  draw = lambda key: model.init(key, jnp.zeros((1, 1), jnp.int32))['params']
-  if weights is None:
-    return model, draw
-  shapes = jax.eval_shape(draw, jax.random.key(0))
-
-  def read():
-    if public is None:
-      return load_collection(weights, shapes)
-    params = decoder_lm.params_from_torch(pretrained.read_safetensors_folder(weights),
-                                          config)
-    return jax.tree.map(lambda x, like: x.astype(like.dtype), params, shapes)
-
-  # A callback, so that weights are no constants of the program that asks for them.
-  return model, lambda key: jax.pure_callback(read, shapes)
+  public = weights is not None and _is_public(weights, where)
+  # A run of ours has no config.json of the shape: its fields stand in the mapping.
+  config = decoder_checkpoint.decoder_config(
+      spec if public else {key: value for key, value in spec.items() if key != 'weights'}, where)
+  read = None
+  if public:
+    read = functools.partial(decoder_checkpoint.read_params, weights, config)
+  elif weights is not None:
+    read = lambda: load_collection(weights, decoder_checkpoint.shapes_of(config))
+  return decoder_lm.DecoderLM(config), decoder_checkpoint.initializer(config, read)
 
 
-def _public_config(weights, where):
-  """config.json of a public checkpoint; None for a run of ours or no folder at all."""
-  if weights is None:
-    return None
+def _is_public(weights, where):
+  """Whether a folder is a public checkpoint and not a run of ours."""
   path = pathlib.Path(weights)
   config_lib.require(path.is_dir(), f'{where}.weights', 'a folder', str(weights))
   path = path / pretrained.CONFIG
-  public = pretrained.read_json(path) if path.exists() else {}
-  return public if 'model_type' in public else None
+  return path.exists() and 'model_type' in pretrained.read_json(path)
 
 
 def load_models(config):

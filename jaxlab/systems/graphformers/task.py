@@ -186,6 +186,25 @@ def _parts(config):
   return ARCHITECTURES[own.architecture](bert_config), tokenizer, lengths, encoder, texts
 
 
+def official_weights(config, template):
+  """(state dict -> params, params -> state dict) by the official names, for `launch.convert`.
+
+  Args:
+    config: of the experiment, whose data give the vocabulary where no folder does.
+    template: its parameters, or their shapes.
+
+  Raises:
+    ConfigError: an architecture without official names.
+  """
+  del template
+  _, own, _ = check(config)
+  config_lib.require(own.architecture != 'gat', 'model.architecture',
+                     'one that the official code has', own.architecture)
+  model, *_ = _parts(config)
+  return (functools.partial(weights.params_from_torch, model=model),
+          functools.partial(weights.params_to_torch, model=model))
+
+
 def from_model(model, datasets, vocabulary, *, score_scale=1.0, candidates=300, pollute_rate=0.15,
                encoder=None):
   """Makes the Task of an encoder of nodes: softmax cross-entropy of the linked node's key among the

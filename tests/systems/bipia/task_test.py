@@ -19,7 +19,7 @@ DECODER = DecoderConfig(vocab_size=toy.VOCAB_SIZE, hidden_size=8, num_hidden_lay
 MODEL = {'vocab_size': toy.VOCAB_SIZE, 'hidden_size': 8, 'num_hidden_layers': 1,
          'num_attention_heads': 2, 'intermediate_size': 8}
 CONFIG = {'task': 'bipia', 'model': MODEL,
-          'data': {'name': 'toy', 'base': 16, 'whitebox_rows': 16, 'test': 8}}
+          'data': {'name': 'toy', 'questions': 16, 'base': 16, 'whitebox_rows': 16, 'test': 8}}
 
 
 def init(config):

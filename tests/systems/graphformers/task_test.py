@@ -157,7 +157,7 @@ class ConfigTest(parameterized.TestCase):
         systems.check(config)
 
 
-class WholeTest(absltest.TestCase):
+class WholeTest(parameterized.TestCase):
   """From files of pairs to the vectors of a graph."""
 
   def setUp(self):
@@ -218,6 +218,23 @@ class WholeTest(absltest.TestCase):
     params = jax.jit(made.init)(jax.random.key(0))['params']
     chex.assert_trees_all_equal(params['bert'], encoder)
     np.testing.assert_array_equal(params['graph_bias'][1], encoder['rel_pos_bias']['kernel'][-1])
+
+  @parameterized.parameters(('graphformers', 'bert.encoder.graph_attention.query.weight'),
+                            ('max', 'pooling_transform.weight'))
+  def test_official_names(self, architecture, name):
+    config = {**self.config, 'model': {**MODEL, 'architecture': architecture}}
+    params = jax.jit(systems.make_task(config).init)(jax.random.key(0))['params']
+    read, write = graphformers.official_weights(config, params)
+    official = write(jax.device_get(params))
+    self.assertEqual(official[name].shape, (8, 8))
+    chex.assert_trees_all_equal(read(official), params)
+    with self.assertRaisesRegex(ValueError, name):
+      read({key: value for key, value in official.items() if key != name})
+
+  def test_an_architecture_without_official_names(self):
+    config = {**self.config, 'model': {**MODEL, 'architecture': 'gat'}}
+    with self.assertRaisesRegex(ConfigError, '^model.architecture: expected one that the official'):
+      graphformers.official_weights(config, None)
 
 
 if __name__ == '__main__':
