@@ -1,10 +1,14 @@
 """Parameters of the official PyTorch code, in and out."""
+import functools
+
 import jax
 import numpy as np
 
+from jaxlab.config import require
 from jaxlab.models import bert_weights, pretrained
 from jaxlab.models.bert import Bert
 from jaxlab.systems.deepqse.model import CrossDeepQSE
+from jaxlab.systems.deepqse.task import check, prepare
 
 _TOWERS = {
     False: {'encoder': 'sents_encoder.unicoder.'},
@@ -63,3 +67,41 @@ def params_to_torch(params, model):
     state_dict |= {f'{name}.weight': np.ascontiguousarray(leaf['kernel'].T),
                    f'{name}.bias': leaf['bias']}
   return state_dict
+
+
+def official_weights(config, template):
+  """(state dict -> params, params -> state dict) by the official names, for `launch.convert`.
+
+  The authors' code keeps the two stages in two files: of kind 'efficient' the names of the first
+  stand behind 'coarse.', those of the second behind 'fine.'.
+
+  Args:
+    config: of the experiment.
+    template: its parameters, or their shapes.
+
+  Raises:
+    ConfigError: a context without official names.
+  """
+  settings, *_ = check(config)
+  require(settings.context == 'query', 'model.context', "'query', for the official names",
+          settings.context)
+  networks, *_ = prepare(config)
+  if networks.fine is None:
+    return (functools.partial(params_from_torch, model=networks.coarse),
+            functools.partial(params_to_torch, model=networks.coarse))
+  stages = {name: getattr(networks, name) for name in template}
+
+  def read(state_dict):
+    parts = {stage: {} for stage in stages}
+    for name, array in state_dict.items():
+      stage, _, rest = name.partition('.')
+      parts.setdefault(stage, {})[rest] = array
+    require(parts.keys() == stages.keys(), '--input', 'names that begin with coarse. or fine.',
+            sorted(parts))
+    return {stage: params_from_torch(parts[stage], net) for stage, net in stages.items()}
+
+  def write(params):
+    return {f'{stage}.{name}': array for stage, net in stages.items()
+            for name, array in params_to_torch(params[stage], net).items()}
+
+  return read, write

@@ -93,6 +93,22 @@ class SnippetTest(parameterized.TestCase):
         self.assertIn(part['text'][start:end].lower(), ('cats', 'eat'))
     self.assertIn('Rome is a city.', shown.call_args_list[1].args[0])
 
+  def test_the_official_names(self):
+    for kind, prefixes in (('joint', ('',)), ('efficient', ('coarse.', 'fine.'))):
+      config, params, _, _ = self.make(kind)
+      read, write = deepqse.official_weights(config, params)
+      state = write(params)
+      for prefix in prefixes:
+        self.assertIn(f'{prefix}pred_linear.0.weight', state)
+      jax.tree.map(np.testing.assert_array_equal, read(state), params)
+    with self.assertRaisesRegex(ConfigError, '--input: expected names that begin with coarse.'):
+      read({**state, 'pred_linear.0.weight': np.zeros(1)})
+    with self.assertRaisesRegex(ValueError, 'bias is missing'):
+      read({name: array for name, array in state.items() if name != 'fine.pred_linear.0.bias'})
+    with self.assertRaisesRegex(ConfigError, "model.context: expected 'query'"):
+      deepqse.official_weights({**config, 'model': {**config['model'], 'context': 'sentences'}},
+                               params)
+
   def test_what_is_refused(self):
     predict = lambda config, **paths: deepqse.predict_input(
         config, {}, paths.get('path', 'a.html'), paths.get('output', 'out.jsonl'))
