@@ -9,6 +9,7 @@ With `mask_padding` padding (word 0, news 0) takes no part, and what is nothing 
 the zero vector. Without it padding takes part like any word or news, as in those two systems.
 """
 import math
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -226,9 +227,10 @@ class LSTURNews(nn.Module):
     embed: width of the word vectors, E.
     features: width of the convolution, D.
     queries: width of the pooling.
-    window: words that the convolution sees, odd; a title has at least as many positions.
+    window: words that the convolution sees, odd.
     dropout: rate, on the embeddings and on the convolution.
     mask_padding: see the module.
+    padding: of the convolution, 'SAME' or 'VALID'; then a title has at least `window` positions.
     dtype: compute dtype.
   """
   vocab_size: int
@@ -238,13 +240,14 @@ class LSTURNews(nn.Module):
   window: int = 3
   dropout: float = 0.2
   mask_padding: bool = False
+  padding: Literal['SAME', 'VALID'] = 'VALID'
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, news, train=False):
     """Maps news['title'] [M, T] to [M, D]; `train` turns dropout on."""
     x = WordEmbedding(self.vocab_size, self.embed, self.dtype, name='words')(news['title'])
-    return ConvText(self.features, self.queries, self.window, 'VALID', self.dropout,
+    return ConvText(self.features, self.queries, self.window, self.padding, self.dropout,
                     self.mask_padding, self.dtype, name='title')(
                         x, news['title'] > 0, train).astype(jnp.float32)
 

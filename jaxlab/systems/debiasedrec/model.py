@@ -12,42 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlab import config as config_lib
-from jaxlab.models.news import ConvText, SelfAttention, WordEmbedding
+from jaxlab.models.news import LSTURNews, SelfAttention
 from jaxlab.nn.embedding import Table
 
 _LARGE = 1e9  # finite, so that a user without clicks has a softmax
 _TABLE_INIT = nn.initializers.normal(0.1)
 
 
-class CNNNews(nn.Module):
-  """Title encoder: words, convolution, ReLU, additive attention; a title without words gives 0.
-
-  Attributes:
-    vocab_size: number of word ids, V; 0 is padding.
-    embed: width of the word vectors.
-    features: width of the convolution, n.
-    queries: width of the attention.
-    window: words that the convolution sees, odd.
-    dropout: rate, on the word vectors and on the convolution.
-    mask_padding: whether padding takes no part; see `models.news`.
-    dtype: compute dtype.
-  """
-  vocab_size: int
-  embed: int = 300
-  features: int = 400
-  queries: int = 200
-  window: int = 3
-  dropout: float = 0.2
+class CNNNews(LSTURNews):
+  """LSTUR's title encoder with a convolution at every word; a title without words gives 0."""
   mask_padding: bool = True
-  dtype: jnp.dtype = jnp.float32
-
-  @nn.compact
-  def __call__(self, news, train=False):
-    """Maps news['title'] [M, T] to [M, n]; `train` turns dropout on."""
-    x = WordEmbedding(self.vocab_size, self.embed, self.dtype, name='words')(news['title'])
-    return ConvText(self.features, self.queries, self.window, 'SAME', self.dropout,
-                    self.mask_padding, self.dtype, name='title')(
-                        x, news['title'] > 0, train).astype(jnp.float32)
+  padding: Literal['SAME', 'VALID'] = 'SAME'
 
 
 class BiasEncoder(nn.Module):
