@@ -20,8 +20,8 @@ from jaxlab.train import claims, figures, stepping
 
 SEEDS, WIDTH, BATCH, RATE = 8, 32, 128, 3e-3
 SIZES = {'num_heads': 960, 'num_news': 1600}  # twice the demo: heads are less learned by heart
-STRETCH, STRETCHES = 20, 10  # the test news are predicted after every stretch of steps
-JOINT, MULTI, ALONE, LOCAL = 120, 160, 100, 200  # steps after which what is read
+STRETCH, STRETCHES = 20, 14  # the test news are predicted after every stretch of steps
+JOINT, MULTI, ALONE, LOCAL = 120, 160, 100, 280  # steps after which what is read
 ROWS, FEW, TESTS = 1500, 300, 400
 WEAK, STRONG, NOISE = 0.12, 0.3, 0.0  # of the topic in the planted document vector
 TASKS = data_lib.TASKS
