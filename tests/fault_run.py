@@ -42,7 +42,7 @@ def main():
   mode, workdir, *options = sys.argv[1:]
   options = {key: json.loads(value) for key, value in (option.split('=') for option in options)}
   cli.log_to_stderr()
-  pause, limit_at = options.get('pause', 0.04), options.get('limit_at')
+  pause, limit_at = options.get('pause', 0.05), options.get('limit_at')
 
   def watch(state, step):
     with open(f'{workdir}.log', 'a', encoding='utf-8') as file:
