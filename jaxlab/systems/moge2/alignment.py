@@ -6,8 +6,6 @@ point, so that each point in turn is moved to the origin and the best one wins. 
 image; vmap over images. The solvers have no gradient of their own: scale and shift are recomputed
 from the winning pair of points, and differentiate as functions of it.
 """
-import functools
-import math
 from typing import NamedTuple
 
 import jax
@@ -81,18 +79,6 @@ def _argsort(x):
   return first[pack(keys[first] >> 16)].astype(jnp.int32)
 
 
-def _running_sums(x):
-  """Cumulative sums of [n], as products with triangles: XLA's CPU is slow at `cumsum`."""
-  side = max(math.isqrt(len(x) - 1) + 1, 1)
-  rows = -(-len(x) // side)
-  blocks = jnp.pad(x, (0, rows * side - len(x))).reshape(rows, side)
-  triangle = lambda n, k: np.triu(np.ones((n, n), np.float32), k)
-  product = functools.partial(jnp.matmul, precision='highest')
-  inner = product(blocks, triangle(side, 0))
-  before = product(inner[:, -1], triangle(rows, 1))
-  return (inner + before[:, None]).reshape(-1)[:len(x)]
-
-
 def _median(x, y, w):
   """Index of the weighted median of y / x, weights w x: the first that reaches half of them.
 
@@ -122,7 +108,7 @@ def _sweep(x, y, w, trunc):
                             (w * y + trunc) / safe])
   order = _argsort(breaks)
   sorted_breaks, n = breaks[order], len(x)
-  sums = lambda *parts: _running_sums(jnp.concatenate(parts)[order])
+  sums = lambda *parts: jnp.cumsum(jnp.concatenate(parts)[order])
   wy = w * y
   slope = sums(2 * wx, -wx, -wx)
   constant = sums(-2 * wy, wy - trunc, wy + trunc)

@@ -41,11 +41,6 @@ class OneDimensionTest(parameterized.TestCase):
                              bounds=[(None, None)] + [(0, None)] * n)
     np.testing.assert_allclose(jax.jit(alignment.align_1d)(x, y, w).loss, found.fun, rtol=1e-5)
 
-  @parameterized.parameters(1, 2, 7, 50)
-  def test_running_sums(self, n):
-    x = np.random.default_rng(n).normal(size=n).astype(np.float32)
-    np.testing.assert_allclose(alignment._running_sums(x), np.cumsum(x), atol=1e-5)
-
   def test_nothing_to_align(self):
     zero = jnp.zeros(6)
     for trunc in (None, 1.0):
