@@ -134,12 +134,17 @@ def world_losses(parts, params, context, target, latent):
   The error that is trained on may be weighted (see Settings); that of copying is weighted alike.
   """
   prediction = parts.predictor.apply({'params': params['predictor']}, context, latent)
-  if not parts.settings.weighted:
-    return world_model.l1(prediction, target), world_model.l1(context, target)
+  return tuple(state_error(guess, context, target, parts.settings.weighted)
+               for guess in (prediction, context))
+
+
+def state_error(guess, context, target, weighted):
+  """Distance float32 [B] of guessed states from the target's, `weighted` by how much each moves."""
+  if not weighted:
+    return world_model.l1(guess, target)
   moved = jnp.abs(target - context).mean(-1)
   weights = moved / jnp.maximum(moved.mean(-1, keepdims=True), 1e-6)
-  mean = lambda x: jnp.mean(jnp.abs(x - target).mean(-1) * weights, axis=-1)
-  return mean(prediction), mean(context)
+  return jnp.mean(jnp.abs(guess - target).mean(-1) * weights, axis=-1)
 
 
 def _head_velocity(parts, params, seen, mask, state, **options):

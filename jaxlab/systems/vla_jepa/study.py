@@ -124,10 +124,9 @@ def _of_encoding(batch, encoding):
 
 def _learned_error(parts, params, batch, latent, weighted):
   """The error [B] that is learned from: plain, weighted, or between the two."""
-  plain, by_change = (
-      model.world_losses(parts._replace(settings=parts.settings._replace(weighted=choice)), params,
-                         batch['context'], batch['target'], latent)[0]
-      for choice in (False, True))
+  guess = parts.predictor.apply({'params': params['predictor']}, batch['context'], latent)
+  plain, by_change = (model.state_error(guess, batch['context'], batch['target'], choice)
+                      for choice in (False, True))
   return plain + weighted * (by_change - plain)
 
 
