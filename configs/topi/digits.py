@@ -16,7 +16,7 @@ def get_config(variant='aligned'):
   """Returns the experiment; `variant` is one of 'aligned', 'search', 'whole', 'blind'."""
   if variant not in ('aligned', 'search', 'whole', 'blind'):
     raise ValueError(f"variant: expected 'aligned', 'search', 'whole' or 'blind', got {variant!r}")
-  steps = 1200 if variant == 'search' else 500
+  steps = 1200 if variant == 'search' else 800
   config = ml_collections.ConfigDict()
   config.task = 'topi'
   config.seed = 0

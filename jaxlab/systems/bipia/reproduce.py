@@ -24,7 +24,7 @@ from jaxlab.train import TrainState, claims, train_step
 
 DECODER = DecoderConfig(vocab_size=toy.VOCAB_SIZE, hidden_size=64, num_hidden_layers=2,
                         num_attention_heads=4, intermediate_size=128, init='scaled')
-QUESTION_STEPS, BASE_STEPS, BASE_RATE, BATCH = 600, 800, 3e-3, 64
+QUESTION_STEPS, BASE_STEPS, BASE_RATE, BATCH = 800, 800, 1e-3, 64
 HARDEN_STEPS, HARDEN_RATE = 150, 5e-4
 RUNS, WIDTH = 4, 20  # the longest example has 20 tokens
 COMMANDS = 0.3  # share of the user's own commands in the mixed recipe

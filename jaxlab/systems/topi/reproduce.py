@@ -26,7 +26,7 @@ NETWORKS = 3
 SPEC = task_lib.DataSpec('aligned', instructions=('copy', 'invert'))
 MODEL = {'num_double': 1, 'num_single': 4, 'num_heads': 4, 'head_dim': 16, 'axes': (4, 6, 6),
          'theta': 100.0, 'mlp_ratio': 2}
-STEPS, BATCH = 500, 32
+STEPS, BATCH = 800, 32
 OPTIMIZER = {'name': 'adam', 'b1': 0.9, 'b2': 0.99, 'clip_norm': 1.0, 'ema_decay': 0.99,
              'learning_rate': {'name': 'warmup_cosine_decay_schedule', 'init_value': 0.0,
                                'peak_value': 4e-3, 'warmup_steps': 50, 'decay_steps': STEPS,
