@@ -12,10 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlab.systems.moge2 import anchor_bounds
+
 EPS = 1e-7
 DENSE = 200  # up to this many terms every candidate is tried, which beats sorting on the CPU
+_FIRST, _BOUNDED_CHUNK = 8, 16  # anchors that give the first solution, and those of a later step
 _BEST = 4  # candidates of a sorted sweep that are evaluated anew: its running sums are float32
-_SHIFTS = {'z': (0.0, 0.0, 1.0), 'xyz': (1.0, 1.0, 1.0)}
+_SHIFTS = {'z': (0.0, 0.0, 1.0), 'xyz': (1.0, 1.0, 1.0), 'depth': (1.0,)}
 
 
 class Scale(NamedTuple):
@@ -178,9 +181,54 @@ def _best_anchor(source, target, w, trunc, moved, anchors, chunk):
   return numbers[best], entries[best], losses[best]
 
 
-def _affine(source, target, w, trunc, moved, anchors, chunk, zero):
-  source, target = jnp.asarray(source), jnp.asarray(target)
-  k, entry, loss = _best_anchor(source, target, w, trunc, moved, anchors, chunk)
+def _best_bounded_anchor(source, target, w, trunc, chunk):
+  """What `_best_anchor` gives for shifts of z of all points, whose bounds leave few to solve.
+
+  Anchors are solved in the order of their lower bounds until the next bound is above the best.
+  """
+  source, target, w = jax.lax.stop_gradient((source, target, w))
+  weights, moved = jnp.repeat(w, 3), jnp.array(_SHIFTS['z'], source.dtype)
+  total, chunk = len(source), min(chunk, _BOUNDED_CHUNK)
+
+  def solve(numbers):
+    """(anchor, entry, scale, objective) of the best of some anchors."""
+    x, y = (jax.vmap(lambda k, p=p: (p - moved * p[k]).reshape(-1))(numbers)
+            for p in (source, target))
+    entries, losses = jax.vmap(lambda x, y: _solve(x, y, weights, trunc))(x, y)
+    losses = jnp.where(w[numbers] > 0, losses, jnp.inf)
+    best = jnp.argmin(losses)
+    entry = entries[best]
+    return numbers[best], entry, y[best, entry] / x[best, entry], losses[best]
+
+  usable = jnp.argsort(w <= 0).astype(jnp.int32)
+  spread = jnp.linspace(0.0, 1.0, _FIRST) * jnp.maximum((w > 0).sum() - 1, 0)
+  first = solve(usable[spread.astype(jnp.int32)])
+  lower = anchor_bounds.lower_bounds(source, target, w, trunc, *first[2:])
+  order = jnp.argsort(lower).astype(jnp.int32)
+  noise = anchor_bounds.noise_of(target, w[:, None])
+  padded = jnp.pad(order, (0, -total % chunk), mode='edge')
+
+  def unsure(carry):
+    start, (*_, loss) = carry
+    return (start < total) & (lower[order[jnp.minimum(start, total - 1)]] + noise < loss)
+
+  def step(carry):
+    start, best = carry
+    found = solve(jax.lax.dynamic_slice(padded, (start,), (chunk,)))
+    better = found[-1] < best[-1]
+    return start + chunk, jax.tree.map(lambda new, old: jnp.where(better, new, old), found, best)
+
+  anchor, entry, _, loss = jax.lax.while_loop(unsure, step, (jnp.int32(0), first))[1]
+  return anchor, entry, loss
+
+
+def _affine(source, target, w, trunc, shift, anchors, chunk, zero):
+  source, target, w = (jnp.asarray(x) for x in (source, target, w))
+  moved = jnp.array(_SHIFTS[shift], source.dtype)
+  if shift == 'z' and anchors is None and source.size > DENSE:
+    k, entry, loss = _best_bounded_anchor(source, target, w, trunc, chunk)
+  else:
+    k, entry, loss = _best_anchor(source, target, w, trunc, moved, anchors, chunk)
   row, column = entry // source.shape[1], entry % source.shape[1]
   source_k, target_k = moved * source[k], moved * target[k]
   difference = source[row, column] - source_k[column]
@@ -203,8 +251,7 @@ def align_points_affine(source, target, w, trunc=None, *, shift='xyz', anchors=N
   Returns:
     Affine. The scale may be negative, and the loss is inf where every weight is 0: callers look.
   """
-  moved = jnp.array(_SHIFTS[shift], source.dtype)
-  return _affine(source, target, w, trunc, moved, anchors, chunk, 1.0)
+  return _affine(source, target, w, trunc, shift, anchors, chunk, 1.0)
 
 
 def align_points_shift(source, target, w, trunc=None, *, shift='xyz'):
@@ -222,8 +269,7 @@ def align_depth_scale(source, target, w, trunc=None):
 
 def align_depth_affine(source, target, w, trunc=None, *, chunk=64):
   """Scale and shift of depths [N]."""
-  one = jnp.ones(1, source.dtype)
-  result = _affine(source[:, None], target[:, None], w, trunc, one, None, chunk, EPS)
+  result = _affine(source[:, None], target[:, None], w, trunc, 'depth', None, chunk, EPS)
   return result._replace(shift=result.shift[0])
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 from scipy import optimize
 
-from jaxlab.systems.moge2 import alignment, local_loss, losses
+from jaxlab.systems.moge2 import alignment, anchor_bounds, local_loss, losses
 from tests import conftest
 
 assert conftest.FLAGS
@@ -87,6 +87,57 @@ class PointsTest(parameterized.TestCase):
     root = np.sqrt(w)
     ours = np.linalg.lstsq(np.stack([root * x, root], 1), root * y, rcond=None)[0]
     np.testing.assert_allclose([a, b], ours, rtol=1e-3)
+
+
+def shifted_problems(n=90):
+  """Problems (source, target [n, 3], w [n]): noise, outliers, signs and sizes, nothing to go by."""
+  problems = {}
+  for number, (name, scale, noise) in enumerate([
+      ('noisy', 1.7, .05), ('negative', -.8, .3), ('tiny', 1e-3, 1e-4), ('large', 50, 3),
+      ('exact', 1, 0), ('no x and y', 1.7, .05), ('no weights', 1.7, .05)]):
+    rng = np.random.default_rng(number)
+    source = rng.normal(size=(n, 3)) + [0, 0, 3]
+    target = scale * source + [0, 0, .4] + noise * rng.normal(size=(n, 3))
+    target[::7] *= 1 if name == 'exact' else 3
+    if name == 'no x and y':
+      source[:, :2] = 0
+    w = rng.random(n) * (rng.random(n) < .7) * (name != 'no weights')
+    problems[name] = tuple(x.astype(np.float32) for x in (source, target, w))
+  return problems
+
+
+class BoundedAnchorTest(parameterized.TestCase):
+
+  @parameterized.parameters(None, .05, 1.0)
+  def test_finds_what_trying_every_anchor_finds(self, trunc):
+    moved = jnp.float32([0, 0, 1])
+    bounded = jax.jit(lambda *x: alignment.align_points_affine(*x, trunc, shift='z').loss)
+    every = jax.jit(lambda *x: alignment._best_anchor(*x, trunc, moved, None, 32)[2])
+    for name, problem in shifted_problems().items():
+      _, target, w = problem
+      np.testing.assert_allclose(
+          bounded(*problem), every(*problem), rtol=1e-5, err_msg=name,
+          atol=2 * float(anchor_bounds.noise_of(target, w[:, None])))
+
+  def test_bounds_are_below_and_leave_few_anchors(self):
+    bounds = jax.jit(functools.partial(anchor_bounds.lower_bounds, trunc=1.0))
+    objectives = jax.jit(lambda s, t, w: jax.lax.map(
+        lambda k: alignment._best_anchor(s, t, w, 1.0, jnp.float32([0, 0, 1]), k[None], 1)[2],
+        jnp.arange(len(s))))
+    for name, (source, target, w) in shifted_problems().items():
+      if name == 'no weights':
+        continue
+      each = np.asarray(objectives(source, target, w))
+      best = int(each.argmin())
+      other = int(np.argsort(each)[5])
+      moves = alignment.align_points_affine(source, target, w, 1.0, shift='z',
+                                            anchors=np.array([other]))
+      lower = np.asarray(bounds(source, target, w, scale=moves.scale, objective=moves.loss))
+      noise = 2 * float(anchor_bounds.noise_of(target, w[:, None])) + 1e-5 * each[best]
+      self.assertTrue((np.minimum(lower, each[other]) <= each + noise).all(), name)
+      self.assertLessEqual(lower[best], each[best] + noise, name)
+      if name in ('noisy', 'negative', 'large'):
+        self.assertLess((lower < each[best]).sum(), 20, name)
 
 
 class AnchorTest(absltest.TestCase):
