@@ -142,24 +142,29 @@ def bucket(length, buckets=BUCKETS):
   return found
 
 
-def length_batches(lengths, batch_size, buckets=BUCKETS):
-  """Cuts rows, sorted by length, into batches.
+def length_batches(lengths, batch_size, buckets=BUCKETS, *, tokens=None, parts=1):
+  """Cuts rows, sorted by length, into batches of equal parts.
 
   Args:
     lengths: tokens of each row, [N].
-    batch_size: most rows of a batch.
+    batch_size: most rows of a part.
     buckets: lengths that a batch may have.
+    tokens: most tokens of a part, at least one row; None for any number.
+    parts: of a batch, say one a device.
 
   Yields:
-    (rows of the batch, its length), from short to long.
+    (rows of the batch, its length, rows of a part), from long to short. The last batch of a length
+    may have fewer rows than its parts take.
 
-  >>> [(rows.tolist(), length) for rows, length in length_batches([9, 3, 30, 4], 2)]
-  [([1, 3], 8), ([0, 2], 32)]
+  >>> [(rows.tolist(), *sizes) for rows, *sizes in length_batches([9, 3, 30, 4], 2)]
+  [([2, 0], 32, 2), ([3, 1], 8, 2)]
   """
-  order = np.argsort(lengths, kind='stable')
-  for start in range(0, len(order), batch_size):
-    rows = order[start:start + batch_size]
-    yield rows, bucket(int(lengths[rows[-1]]), buckets)
+  order = np.argsort(lengths, kind='stable')[::-1]
+  while len(order):
+    length = bucket(int(lengths[order[0]]), buckets)
+    size = batch_size if tokens is None else max(1, min(batch_size, tokens // length))
+    yield order[:size * parts], length, size
+    order = order[size * parts:]
 
 
 def _tokenizers():

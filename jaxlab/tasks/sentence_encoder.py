@@ -61,10 +61,12 @@ def embed_tokens(model, params, tokens, *, batch_size=32, how='mean', normalise=
   program = _program(model, how, normalise, devices)
   if devices > 1:
     params = parallel.place(params)
-  most = CPU_TOKENS if jax.default_backend() == 'cpu' else None
-  running = []
-  for rows, length, share in _batches(tokens.mask.sum(1), model.config.max_length, batch_size,
-                                      devices, most):
+  limit, running = model.config.max_length, []
+  batches = text.length_batches(
+      tokens.mask.sum(1), batch_size,
+      sorted({size for size in (*FINE, *text.BUCKETS, limit) if size <= limit}),
+      tokens=CPU_TOKENS if jax.default_backend() == 'cpu' else None, parts=devices)
+  for rows, length, share in batches:
     # A batch that is not full is filled up, so that a length is compiled for one number of rows.
     filled = np.resize(rows, share * devices)
     cut = lambda x: np.pad(x[filled, :length], ((0, 0), (0, max(0, length - x.shape[1]))))
@@ -75,25 +77,6 @@ def embed_tokens(model, params, tokens, *, batch_size=32, how='mean', normalise=
   for rows, out in running:
     vectors[rows] = np.asarray(out).reshape(-1, vectors.shape[1])[:len(rows)]
   return vectors
-
-
-def _batches(lengths, limit, batch_size, devices, most):
-  """Yields (rows, length, rows of a device), from long to short.
-
-  Args:
-    lengths: tokens of each row.
-    limit: most tokens of a row that the model takes.
-    batch_size: most rows of a device.
-    devices: over which a batch is cut.
-    most: tokens of a device, if not None; at least one row.
-  """
-  buckets = sorted({size for size in (*FINE, *text.BUCKETS, limit) if size <= limit})
-  order = np.argsort(lengths, kind='stable')[::-1]
-  while len(order):
-    length = text.bucket(int(lengths[order[0]]), buckets)
-    share = batch_size if most is None else max(1, min(batch_size, most // length))
-    yield order[:share * devices], length, share
-    order = order[share * devices:]
 
 
 @functools.lru_cache

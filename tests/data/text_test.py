@@ -111,14 +111,19 @@ class TrainTest(absltest.TestCase):
     self.assertLessEqual(first.get_vocab_size(), 70)
     self.assertEqual([first.token_to_id(token) for token in text.SPECIAL], list(range(5)))
 
-  def test_batches_hold_each_row_once_and_sorted(self):
-    lengths = np.random.default_rng(0).integers(1, 100, 50)
-    batches = list(text.length_batches(lengths, 8))
-    np.testing.assert_array_equal(np.sort(np.concatenate([r for r, _ in batches])), np.arange(50))
-    self.assertTrue(all(lengths[rows].max() <= length for rows, length in batches))
-    self.assertEqual([length for _, length in batches], sorted(length for _, length in batches))
-    with self.assertRaisesRegex(ValueError, 'length: expected at most 512 tokens, got 600'):
-      text.bucket(600)
+  def test_batches_have_few_tokens_and_every_row_once_from_long_to_short(self):
+    lengths = np.random.default_rng(0).integers(1, 41, 50)
+    for tokens in (64, None):
+      batches = list(text.length_batches(lengths, 6, (16, 40), tokens=tokens, parts=2))
+      np.testing.assert_array_equal(np.sort(np.concatenate([b[0] for b in batches])), range(50))
+      for rows, length, size in batches:
+        self.assertEqual(length, text.bucket(lengths[rows].max(), (16, 40)))
+        self.assertLessEqual(len(rows), 2 * size)
+        self.assertEqual(size, 6 if tokens is None else {16: 4, 40: 1}[length])
+      order = [length for _, length, _ in batches]
+      self.assertEqual(order, sorted(order, reverse=True))
+    with self.assertRaisesRegex(ValueError, 'length: expected at most 40 tokens, got 41'):
+      list(text.length_batches(np.array([41]), 6, (16, 40)))
 
 
 if __name__ == '__main__':

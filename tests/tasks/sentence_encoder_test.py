@@ -44,18 +44,6 @@ class EmbedTest(absltest.TestCase):
       found = sentence_encoder.embed_tokens(model, params, tokens, batch_size=3)
     np.testing.assert_allclose(found, whole, atol=1e-6)
 
-  def test_a_batch_has_few_tokens_and_every_row_comes_once(self):
-    lengths = np.random.default_rng(0).integers(1, 41, 50)
-    for most in (64, None):
-      batches = list(sentence_encoder._batches(lengths, 40, 6, 2, most))
-      np.testing.assert_array_equal(np.sort(np.concatenate([b[0] for b in batches])), range(50))
-      for rows, length, share in batches:
-        self.assertLessEqual(lengths[rows].max(), length)
-        self.assertLessEqual(len(rows), 2 * share)
-        self.assertEqual(share, 6 if most is None else max(1, min(6, most // length)))
-    with self.assertRaisesRegex(ValueError, 'length: expected at most 40 tokens, got 41'):
-      list(sentence_encoder._batches(np.array([41]), 40, 6, 2, None))
-
 
 class FolderTest(absltest.TestCase):
 

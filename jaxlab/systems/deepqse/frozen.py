@@ -65,7 +65,7 @@ def _encode(model, params, tokenizer, texts, length):
   width = model.config.hidden_size
   out = Encoded(np.zeros((len(texts), length, 2 * width), np.float32),
                 np.zeros((len(texts), length), bool), np.zeros((len(texts), width), np.float32))
-  for rows, size in text.length_batches(tokens.mask.sum(1), BATCH):
+  for rows, size, _ in text.length_batches(tokens.mask.sum(1), BATCH):
     filled = np.resize(rows, BATCH)
     cut = lambda x: np.pad(x[filled, :size], ((0, 0), (0, max(0, size - x.shape[1]))))
     hidden, words, vectors = _states(model, params, cut(tokens.ids), cut(tokens.mask))

@@ -1,9 +1,9 @@
 """Lower bounds of what each anchor of an alignment can reach, by branch and bound.
 
-The problem with a shift of z has two unknowns, G(a, t) = sum_i min(trunc, w_i |a x_i + m_i t - y_i|)
-with m_i 1 for the entries of z. An anchor is a line in the plane (a, t). Boxes of the plane that
-cannot hold the minimum are dropped, the others are cut into four; what is left lies around the
-minimum, and few lines cross it.
+The problem with a shift of z has two unknowns, a scale a and a shift t:
+sum_i min(trunc, w_i |a x_i + m_i t - y_i|), with m_i 1 for the entries of z. An anchor is a line in
+the plane (a, t). Boxes of the plane that cannot hold the minimum are dropped, the others are cut
+into four; what is left lies around the minimum, and few lines cross it.
 """
 import jax
 import jax.numpy as jnp

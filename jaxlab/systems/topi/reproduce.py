@@ -216,7 +216,7 @@ def judge(table, tau_errors, tau_shares, fixture, in_context, timing):
                    f'{ratio:.2f} x (closed form {timing["flops"]:.2f} x)',
                    claims.verdict(faster.at_least())),
   ]
-  for name in ('attention only', 'all layers', 'ToPi, 1 layer', 'ToPi, 3 layers', 'set of step 0',
+  for name in ('attention only', 'all layers', 'ToPi, 1 layer', 'ToPi, 2 layers', 'set of step 0',
                'last layer', 'true location'):
     rows.append(claims.Claim(
         f'ahead of {name}', 'not available', ', '.join(

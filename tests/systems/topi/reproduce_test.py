@@ -6,7 +6,7 @@ from jaxlab.systems.topi import reproduce, study
 from jaxlab.train import claims
 
 OTHERS = ('random', 'regular', 'value norm only', 'early layer', 'attention only', 'all layers',
-          'ToPi, 1 layer', 'ToPi, 3 layers', 'set of step 0', 'last layer', 'true location',
+          'ToPi, 1 layer', 'ToPi, 2 layers', 'set of step 0', 'last layer', 'true location',
           *reproduce.MERGES)
 SPREAD = np.array([0.0, .001, .002])
 
