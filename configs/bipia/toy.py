@@ -4,8 +4,8 @@
   python -m launch.train --config=configs/bipia/toy.py:base --workdir=/tmp/jaxlab/bipia-base
   python -m launch.inject --config=configs/bipia/toy.py:inject --workdir=/tmp/jaxlab/bipia-report
 
-The first trains an instruction follower, 600 steps on questions alone and 800 with commands, grows
-its vocabulary by the two boundary tokens and hardens it for 150; the second stops before. The third
+The first trains an instruction follower, 800 steps on questions alone and 1600 with commands, grows
+its vocabulary by the two boundary tokens and hardens it for 250; the second stops before. The third
 compares them under the black-box defences. reproduce.py has the same recipe.
 'paper' leaves the user's own commands out of the mix, as the paper does.
 """
@@ -46,9 +46,9 @@ def get_config(variant='train'):
   config.seed = 0
   config.model = MODEL
   config.data = {'name': 'toy', 'user_commands': 0.0 if variant == 'paper' else 0.3, 'seed': 0}
-  questions = {'steps': 600, 'arms': ('questions',), 'optimizer': _adamw(3e-3, 600)}
-  base = {'steps': 800, 'arms': ('base',), 'optimizer': _adamw(3e-3, 800)}
-  hardening = {'steps': 150, 'arms': ('whitebox',), 'optimizer': _adamw(5e-4, 150),
+  questions = {'steps': 800, 'arms': ('questions',), 'optimizer': _adamw(1e-3, 800)}
+  base = {'steps': 1600, 'arms': ('base',), 'optimizer': _adamw(2e-3, 1600)}
+  hardening = {'steps': 250, 'arms': ('whitebox',), 'optimizer': _adamw(5e-4, 250),
                'surgery': 'jaxlab.systems.bipia.whitebox:grow'}
   config.phases = (questions, base) if variant == 'base' else (questions, base, hardening)
   config.batch_size = 64

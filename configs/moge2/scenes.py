@@ -17,7 +17,8 @@ def get_config(variant='decoupled'):
   config.seed = 0
   config.data = {'name': 'scenes', 'builder_config': 'demo', 'train': 'train', 'test': 'test'}
   config.model = {
-      'encoder': {'width': 96, 'depth': 4, 'num_heads': 4, 'patch': 8, 'grid': 8},
+      'encoder': {'width': 96, 'depth': 4, 'num_heads': 4, 'patch': 8, 'grid': 8,
+                  'init_std': 0.1},
       'layers': (0, 1, 2, 3), 'dims': (96, 32, 16, 8), 'neck_blocks': (0, 1, 0, 0),
       'head_blocks': None, 'resamplers': ('bilinear',) * 3, 'scale_widths': (96,), 'plane': True,
       'gain': 1.0

@@ -27,7 +27,6 @@ VARIANTS = {
     **{f'{name}_reg': {**fields, 'registers': 4, 'offset': 0.0, 'antialias': True}
        for name, fields in _BASES.items()},
 }
-_LINEAR = nn.initializers.normal(0.02)  # PyTorch's trunc_normal_ cuts at +-2, 100 deviations away
 _FAN_IN = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 
 
@@ -135,13 +134,13 @@ class _PatchEmbed(nn.Module):
 class _Attention(nn.Module):
   """Self-attention whose queries, keys and values [3, heads, head_dim] are one product."""
   num_heads: int
+  init_std: float
   dtype: str
 
   @nn.compact
   def __call__(self, x):
-    width = x.shape[-1]
-    dense = lambda features, name: nn.Dense(features, dtype=self.dtype, kernel_init=_LINEAR,
-                                            name=name)
+    width, init = x.shape[-1], nn.initializers.normal(self.init_std)
+    dense = lambda features, name: nn.Dense(features, dtype=self.dtype, kernel_init=init, name=name)
     qkv = dense(3 * width, 'qkv')(x).reshape(*x.shape[:2], 3, self.num_heads, -1)
     weights = attention_weights(qkv[:, :, 0], qkv[:, :, 1])
     out = jnp.einsum('bhmn,bnhd->bmhd', weights.astype(x.dtype), qkv[:, :, 2])
@@ -151,13 +150,13 @@ class _Attention(nn.Module):
 class _MLP(nn.Module):
   """Feed-forward network: GELU in its exact form, or SwiGLU."""
   ffn: str
+  init_std: float
   dtype: str
 
   @nn.compact
   def __call__(self, x):
-    width = x.shape[-1]
-    dense = lambda features, name: nn.Dense(features, dtype=self.dtype, kernel_init=_LINEAR,
-                                            name=name)
+    width, init = x.shape[-1], nn.initializers.normal(self.init_std)
+    dense = lambda features, name: nn.Dense(features, dtype=self.dtype, kernel_init=init, name=name)
     if self.ffn == 'mlp':
       return dense(width, 'fc2')(nn.gelu(dense(4 * width, 'fc1')(x), approximate=False))
     hidden = (8 * width // 3 + 7) // 8 * 8
@@ -169,6 +168,7 @@ class Block(nn.Module):
   """Pre-norm transformer block with LayerScale."""
   num_heads: int
   ffn: str
+  init_std: float
   dtype: str
 
   @nn.compact
@@ -176,8 +176,10 @@ class Block(nn.Module):
     """Maps tokens [B, L, D] to tokens."""
     norm = lambda name: nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name=name)
     scale = lambda name: self.param(name, nn.initializers.ones, x.shape[-1:]).astype(x.dtype)
-    x = x + scale('ls1') * _Attention(self.num_heads, self.dtype, name='attn')(norm('norm1')(x))
-    return x + scale('ls2') * _MLP(self.ffn, self.dtype, name='mlp')(norm('norm2')(x))
+    attention = _Attention(self.num_heads, self.init_std, self.dtype, name='attn')
+    x = x + scale('ls1') * attention(norm('norm1')(x))
+    mlp = _MLP(self.ffn, self.init_std, self.dtype, name='mlp')
+    return x + scale('ls2') * mlp(norm('norm2')(x))
 
 
 class DINOv2(nn.Module):
@@ -194,6 +196,8 @@ class DINOv2(nn.Module):
     offset: see `interpolate_positions`.
     antialias: likewise.
     remat: whether a block's activations are recomputed in the backward pass.
+    init_std: standard deviation of the blocks' kernels and the positions at the start; .02 is
+      PyTorch's, whose cut at +-2 is 100 of them away. Narrow encoders want more, to learn soon.
     dtype: compute dtype; parameters, softmax, norms' statistics and the interpolation of positions
       are float32.
   """
@@ -207,6 +211,7 @@ class DINOv2(nn.Module):
   offset: float = 0.1
   antialias: bool = False
   remat: bool = False
+  init_std: float = 0.02
   dtype: Literal['float32', 'bfloat16', 'float16'] = 'float32'
 
   @nn.compact
@@ -248,7 +253,7 @@ class DINOv2(nn.Module):
     tokens, outputs = x, {}
     kind = nn.remat(Block) if self.remat else Block
     for number in range(self.depth):
-      x = kind(self.num_heads, self.ffn, self.dtype, name=f'blocks_{number}')(x)
+      x = kind(self.num_heads, self.ffn, self.init_std, self.dtype, name=f'blocks_{number}')(x)
       if number in wanted:
         outputs[number] = x
     final = nn.LayerNorm(epsilon=1e-6, name='norm')
@@ -265,7 +270,8 @@ class DINOv2(nn.Module):
     """The embeddings [1, 1 + M^2, D]; those of a checkpoint with another native grid stay so."""
     if self.has_variable('params', 'pos_embed'):
       return self.get_variable('params', 'pos_embed')
-    return self.param('pos_embed', _LINEAR, (1, 1 + self.grid**2, self.width))
+    return self.param('pos_embed', nn.initializers.normal(self.init_std),
+                      (1, 1 + self.grid**2, self.width))
 
 
 def wanted_layers(layers, depth):

@@ -24,8 +24,8 @@ from jaxlab.train import TrainState, claims, train_step
 
 DECODER = DecoderConfig(vocab_size=toy.VOCAB_SIZE, hidden_size=64, num_hidden_layers=2,
                         num_attention_heads=4, intermediate_size=128, init='scaled')
-QUESTION_STEPS, BASE_STEPS, BASE_RATE, BATCH = 800, 800, 1e-3, 64
-HARDEN_STEPS, HARDEN_RATE = 150, 5e-4
+QUESTION_STEPS, QUESTION_RATE, BASE_STEPS, BASE_RATE, BATCH = 800, 1e-3, 1600, 2e-3, 64
+HARDEN_STEPS, HARDEN_RATE = 250, 5e-4
 RUNS, WIDTH = 4, 20  # the longest example has 20 tokens
 COMMANDS = 0.3  # share of the user's own commands in the mixed recipe
 CONTEXTS, ATTACKS, OWN = 100, 12, 300
@@ -65,7 +65,7 @@ def train_base(shared, questions, columns, seed):
   key = jax.random.key(seed)
   params = DecoderLM(DECODER).init(key, jnp.zeros((1, 1), jnp.int32))['params']
   params = _fit(params, questions, jax.random.fold_in(key, 2), steps=QUESTION_STEPS,
-                rate=BASE_RATE)
+                rate=QUESTION_RATE)
   return _fit(params, columns, key, steps=BASE_STEPS, rate=BASE_RATE)
 
 

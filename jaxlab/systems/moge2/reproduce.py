@@ -28,7 +28,8 @@ TRAIN, TEST, GRID = 1536, 96, 16
 EDGE = 0.15  # a pixel of a picture this coarse may slope by so much and be no edge
 LOG_EVERY = 25
 MODEL = {
-    'encoder': {'width': 96, 'depth': 4, 'num_heads': 4, 'patch': 8, 'grid': 8},
+    'encoder': {'width': 96, 'depth': 4, 'num_heads': 4, 'patch': 8, 'grid': 8,
+                'init_std': 0.1},
     'layers': (0, 1, 2, 3), 'dims': (96, 32, 16, 8), 'neck_blocks': (0, 1, 0, 0),
     'head_blocks': None, 'resamplers': ('bilinear',) * 3, 'scale_widths': (96,), 'plane': True,
     'gain': 1.0}
