@@ -151,6 +151,15 @@ class ModelTest(parameterized.TestCase):
     half = apply('plain', image, model=MODELS['plain'].copy(dtype='bfloat16'))
     np.testing.assert_allclose(half.cls, apply('plain', image).cls, atol=3e-2)
 
+  def test_init_std_is_that_of_kernels_and_positions(self):
+    for std in (.02, .3):
+      model = DINOv2(64, 1, 2, grid=5, init_std=std)
+      made = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 28, 28, 3), np.float32))['params']
+      block = made['blocks_0']
+      for kernel in (block['attn']['qkv']['kernel'], block['mlp']['fc2']['kernel'],
+                     made['pos_embed']):
+        np.testing.assert_allclose(kernel.std(), std, rtol=.1)
+
   def test_remat_changes_nothing(self):
     image = nhwc(GOLDEN['plain/56x84/image'])
     again = apply('plain', image, model=MODELS['plain'].copy(remat=True))
