@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlab import config as config_lib
-from jaxlab.nn.attention import attention_weights
+from jaxlab.nn.chunked_attention import attention
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, which the inputs lack
 _BASES = {
@@ -142,8 +142,7 @@ class _Attention(nn.Module):
     width, init = x.shape[-1], nn.initializers.normal(self.init_std)
     dense = lambda features, name: nn.Dense(features, dtype=self.dtype, kernel_init=init, name=name)
     qkv = dense(3 * width, 'qkv')(x).reshape(*x.shape[:2], 3, self.num_heads, -1)
-    weights = attention_weights(qkv[:, :, 0], qkv[:, :, 1])
-    out = jnp.einsum('bhmn,bnhd->bmhd', weights.astype(x.dtype), qkv[:, :, 2])
+    out = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
     return dense(width, 'proj')(out.reshape(x.shape))
 
 
