@@ -175,8 +175,8 @@ class Block(nn.Module):
     """Maps tokens [B, L, D] to tokens."""
     norm = lambda name: nn.LayerNorm(epsilon=1e-6, dtype=self.dtype, name=name)
     scale = lambda name: self.param(name, nn.initializers.ones, x.shape[-1:]).astype(x.dtype)
-    attention = _Attention(self.num_heads, self.init_std, self.dtype, name='attn')
-    x = x + scale('ls1') * attention(norm('norm1')(x))
+    attend = _Attention(self.num_heads, self.init_std, self.dtype, name='attn')
+    x = x + scale('ls1') * attend(norm('norm1')(x))
     mlp = _MLP(self.ffn, self.init_std, self.dtype, name='mlp')
     return x + scale('ls2') * mlp(norm('norm2')(x))
 

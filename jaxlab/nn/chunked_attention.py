@@ -24,9 +24,9 @@ def attention(q, k, v, bias=None):
   q, k, v = _scaled(q), k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
 
   def of_block(q, bias):
-    weights, total = _weights(q, k, bias)
-    out = jnp.einsum('bhmn,bhnd->bhmd', weights.astype(v.dtype), v,
-                     preferred_element_type=jnp.float32)
+    weights = _weights(q, k, bias)[0].astype(v.dtype)
+    total = weights.sum(-1, keepdims=True, dtype=jnp.float32)  # of the weights as they are rounded
+    out = jnp.einsum('bhmn,bhnd->bhmd', weights, v, preferred_element_type=jnp.float32)
     return (out / total).astype(v.dtype)
 
   whole, rest = _map_blocks(of_block, q, bias)

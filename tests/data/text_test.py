@@ -124,6 +124,8 @@ class TrainTest(absltest.TestCase):
       self.assertEqual(order, sorted(order, reverse=True))
     with self.assertRaisesRegex(ValueError, 'length: expected at most 40 tokens, got 41'):
       list(text.length_batches(np.array([41]), 6, (16, 40)))
+    with self.assertRaisesRegex(ValueError, 'length: expected at most 512 tokens, got 600'):
+      text.bucket(600)
 
 
 if __name__ == '__main__':
