@@ -5,10 +5,11 @@ from typing import Literal
 import flax.linen as nn
 
 from jaxlab import config as config_lib
+from jaxlab.nn.activations import exact_gelu
 
 SCAN_FROM = 12  # layers: from here on compile time matters more than looking into a layer
 ACTIVATIONS = {
-    'gelu': lambda x: nn.gelu(x, approximate=False),
+    'gelu': exact_gelu,
     'gelu_new': nn.gelu,
     'gelu_pytorch_tanh': nn.gelu,
     'relu': nn.relu,

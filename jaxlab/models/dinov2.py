@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlab import config as config_lib
+from jaxlab.nn.activations import exact_gelu
 from jaxlab.nn.chunked_attention import attention
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, which the inputs lack
@@ -157,7 +158,7 @@ class _MLP(nn.Module):
     width, init = x.shape[-1], nn.initializers.normal(self.init_std)
     dense = lambda features, name: nn.Dense(features, dtype=self.dtype, kernel_init=init, name=name)
     if self.ffn == 'mlp':
-      return dense(width, 'fc2')(nn.gelu(dense(4 * width, 'fc1')(x), approximate=False))
+      return dense(width, 'fc2')(exact_gelu(dense(4 * width, 'fc1')(x)))
     hidden = (8 * width // 3 + 7) // 8 * 8
     gate, value = jnp.split(dense(2 * hidden, 'w12')(x), 2, axis=-1)
     return dense(width, 'w3')(nn.silu(gate) * value)

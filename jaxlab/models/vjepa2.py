@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxlab import config as config_lib
 from jaxlab.nn import chunked_attention
+from jaxlab.nn.activations import exact_gelu
 from jaxlab.nn.attention import HIDDEN
 from jaxlab.nn.encoder import layer_norm
 
@@ -187,8 +188,8 @@ class Block(nn.Module):
                       name='attention')(norm('norm1')(x), tables, bias)
     hidden = nn.Dense(self.width, dtype=self.dtype, kernel_init=self.kernel_init, name='fc1')(
         norm('norm2')(x))
-    hidden = nn.gelu(hidden, approximate=False)
-    x = x + nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=self.out_init, name='fc2')(hidden)
+    x = x + nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=self.out_init, name='fc2')(
+        exact_gelu(hidden))
     self.sow('intermediates', 'hidden', x)
     return x
 

@@ -16,6 +16,7 @@ from jaxlab import config as config_lib
 from jaxlab.models.decoder_config import DecoderConfig
 from jaxlab.models.decoder_lm import DecoderLayer
 from jaxlab.nn import chunked_attention
+from jaxlab.nn.activations import exact_gelu
 from jaxlab.nn.encoder import layer_norm
 from jaxlab.nn.norms import RMSNorm
 from jaxlab.nn.rotary import apply_rotary, rotary_tables
@@ -163,7 +164,7 @@ class Merger(nn.Module):
     norm = layer_norm(1e-6, self.dtype, name='norm')
     block = lambda y: y.reshape(len(x), -1, width)
     x = block(norm(x)) if self.norm_first else norm(block(x))
-    x = nn.gelu(nn.Dense(width, dtype=self.dtype, name='linear_fc1')(x), approximate=False)
+    x = exact_gelu(nn.Dense(width, dtype=self.dtype, name='linear_fc1')(x))
     return nn.Dense(c.out_hidden_size, dtype=self.dtype, name='linear_fc2')(x)
 
 

@@ -1,6 +1,7 @@
 """Compressed Interaction Network: explicit vector-wise crosses (arXiv 1803.05170, section 3.1).
 
-Inside, vectors are [B, D, H]: a layer is then one matrix product over the last axis.
+Inside, vectors are [H, D, B]: products of maps are then products of long rows, and a layer is one
+matrix product from the left. On a CPU the rows go through in blocks, whose products stay in cache.
 """
 import functools
 from collections.abc import Sequence
@@ -15,42 +16,45 @@ from jaxlab import config as config_lib
 
 ACTIVATIONS = {'identity': lambda x: x, 'relu': nn.relu, 'tanh': nn.tanh, 'sigmoid': nn.sigmoid,
                'elu': nn.elu}
+BLOCK = 64  # rows at a time on a CPU
 
 
 def cross_outer(h, x, filters):
-  """Maps [B, D, H'] of h [B, D, H], x [B, D, m] and filters [H', H, m], by all H m products."""
-  products = (h[..., :, None] * x[..., None, :]).reshape(*h.shape[:2], -1)
-  return products @ filters.reshape(filters.shape[0], -1).T.astype(h.dtype)
+  """Maps [H', D, B] of h [H, D, B], x [m, D, B] and filters [H', H, m], by all H m products."""
+  return _filtered(filters.reshape(len(filters), -1), _products(h, x))
 
 
 def cross_scan(h, x, filters):
-  """`cross_outer` one field of x at a time: as many multiplications, a memory of [B, D, H']."""
+  """`cross_outer` one field of x at a time: as many multiplications, a memory of [H', D, B]."""
   def add(total, field):
-    column, weights = field  # [B, D], [H', H]
-    return total + (h @ weights.T) * column[..., None], None
+    column, weights = field  # [D, B], [H', H]
+    return total + jnp.tensordot(weights, h, 1) * column, None
 
-  start = jnp.zeros((*h.shape[:2], filters.shape[0]), h.dtype)
-  fields = jnp.moveaxis(x, -1, 0), jnp.moveaxis(filters, -1, 0).astype(h.dtype)
-  return jax.lax.scan(add, start, fields)[0]
+  start = jnp.zeros((len(filters), *h.shape[1:]), h.dtype)
+  return jax.lax.scan(add, start, (x, jnp.moveaxis(filters, -1, 0).astype(h.dtype)))[0]
 
 
 def square_outer(x, filters):
   """`cross_outer(x, x, filters)` with half the products: x_i x_j and x_j x_i are one."""
-  products = _shifted_products(x)
-  return products.reshape(*x.shape[:2], -1) @ _shifted_filters(filters).T.astype(x.dtype)
+  return _filtered(_shifted_filters(filters), _shifted_products(x))
 
 
 def pooled_cross(h, x, filters):
-  """float32 [B, H']: `cross_outer` summed over D. The sum goes first, D times fewer multiplications
+  """float32 [H', B]: `cross_outer` summed over D. The sum goes first, D times fewer multiplications
   by the filters."""
-  products = jnp.einsum('bdi,bdj->bij', h, x, preferred_element_type=jnp.float32)
-  return products.reshape(len(x), -1) @ filters.reshape(len(filters), -1).T
+  wide = lambda y: y.astype(jnp.float32)
+  return _filtered(filters.reshape(len(filters), -1), _pooled_products(wide(h), wide(x)))
 
 
 def pooled_square(x, filters):
   """`pooled_cross(x, x, filters)` by the products of `square_outer`."""
-  products = _shifted_products(x).sum(1, dtype=jnp.float32)
-  return products.reshape(len(x), -1) @ _shifted_filters(filters).T
+  return _filtered(_shifted_filters(filters), _pooled_shifted_products(x.astype(jnp.float32)))
+
+
+def _filtered(filters, products):
+  """[H', ...] of filters [H', P] and products [P1, P2, ...], P = P1 P2, in the products' dtype."""
+  flat = products.reshape(filters.shape[1], -1)
+  return (filters.astype(flat.dtype) @ flat).reshape(-1, *products.shape[2:])
 
 
 def _shifts(m):
@@ -62,13 +66,74 @@ def _shifts(m):
   return first, (first + np.arange(len(first))[:, None]) % m
 
 
+def _shifted(x):
+  """x [m, ...] as the second field of the pairs of `_shifts`, [m // 2 + 1, m, ...]; m + 1 rows of
+  repeated fields shift each row of a reshape by one, which needs no gather."""
+  m, shifts = len(x), len(x) // 2 + 1
+  repeated = jnp.tile(x, (shifts + 1, *(1,) * (x.ndim - 1)))[:shifts * (m + 1)]
+  return repeated.reshape(shifts, m + 1, *x.shape[1:])[:, :m]
+
+
+def _total(count, term):
+  """term(0) + ... + term(count - 1), float32 at least. On a CPU a loop of long rows is several
+  times as fast as a reduction; elsewhere it is unrolled, to be one kernel."""
+  wide = lambda i: term(i).astype(jnp.promote_types(jnp.float32, term(i).dtype))
+  shape = jax.eval_shape(wide, 0)
+  return jax.lax.fori_loop(0, count, lambda i, total: total + wide(i),
+                           jnp.zeros(shape.shape, shape.dtype),
+                           unroll=jax.default_backend() != 'cpu')
+
+
+_row = functools.partial(jax.lax.dynamic_index_in_dim, keepdims=False)
+
+
+@jax.custom_vjp
+def _products(h, x):
+  """h_i x_j [H, m, D, B] of h [H, D, B] and x [m, D, B]."""
+  return h[:, None] * x
+
+
+@jax.custom_vjp
+def _pooled_products(h, x):
+  """[H, m, B]: `_products` summed over D."""
+  return _total(x.shape[1], lambda d: _row(h, d, 1)[:, None] * _row(x, d, 1))
+
+
+@jax.custom_vjp
 def _shifted_products(x):
-  """x_i x_j [B, D, m // 2 + 1, m] of the pairs of `_shifts`; m + 1 columns of repeated fields shift
-  each row of a reshape by one, which needs no gather."""
-  m = x.shape[-1]
-  shifts = m // 2 + 1
-  repeated = jnp.tile(x, (1, 1, shifts + 1))[..., :shifts * (m + 1)]
-  return repeated.reshape(*x.shape[:2], shifts, m + 1)[..., :m] * x[..., None, :]
+  """x_i x_j [m // 2 + 1, m, D, B] of the pairs of `_shifts`."""
+  return x * _shifted(x)
+
+
+@jax.custom_vjp
+def _pooled_shifted_products(x):
+  """[m // 2 + 1, m, B]: `_shifted_products` summed over D."""
+  return _total(x.shape[1], lambda d: _row(x, d, 1) * _shifted(_row(x, d, 1)))
+
+
+def _products_back(kept, slope):
+  """Gradients of h and x; `slope` is [H, m, D or 1, B]."""
+  h, x = kept
+  of_h = _total(len(x), lambda j: _row(slope, j, 1) * _row(x, j, 0))
+  of_x = _total(len(h), lambda i: _row(slope, i, 0) * _row(h, i, 0))
+  return of_h.astype(h.dtype), of_x.astype(x.dtype)
+
+
+def _shifted_back(x, slope):
+  """The gradient of x; `slope` is [m // 2 + 1, m, D or 1, B]."""
+  def of_shift(s):
+    row = _row(slope, s, 0)
+    return row * jnp.roll(x, -s, 0) + jnp.roll(row * x, s, 0)
+
+  return (_total(len(slope), of_shift).astype(x.dtype),)
+
+
+_products.defvjp(lambda h, x: (_products(h, x), (h, x)), _products_back)
+_pooled_products.defvjp(lambda h, x: (_pooled_products(h, x), (h, x)),
+                        lambda kept, slope: _products_back(kept, slope[:, :, None]))
+_shifted_products.defvjp(lambda x: (_shifted_products(x), x), _shifted_back)
+_pooled_shifted_products.defvjp(lambda x: (_pooled_shifted_products(x), x),
+                                lambda x, slope: _shifted_back(x, slope[:, :, None]))
 
 
 def _shifted_filters(filters):
@@ -119,15 +184,28 @@ class CIN(nn.Module):
   @nn.compact
   def __call__(self, x0):
     """Maps field vectors [B, m, D] to the pooled maps of all layers [B, P] (equation 8)."""
-    x = jnp.swapaxes(x0, 1, 2).astype(self.dtype)
-    maps, pooled = x, []
+    parameters, width = [], x0.shape[1]
     for k, size in enumerate(self.layer_sizes, 1):
-      filters = self._filters(k, (size, maps.shape[-1], x.shape[-1]))
+      filters = self._filters(k, (size, width, x0.shape[1]))
       bias = self.param(f'b{k}', nn.initializers.zeros, (size,)) if self.use_bias else None
-      layer = functools.partial(self._layer, first=k == 1, last=k == len(self.layer_sizes))
+      parameters.append((filters, bias))
+      width = size // 2 if self.split_half else size
+    rows, block = len(x0), BLOCK if jax.default_backend() == 'cpu' else len(x0)
+    if rows <= block:
+      return self._stack(parameters, x0)
+    blocks = jnp.pad(x0, ((0, -rows % block), (0, 0), (0, 0))).reshape(-1, block, *x0.shape[1:])
+    pooled = jax.lax.map(functools.partial(self._stack, parameters), blocks)
+    return pooled.reshape(-1, pooled.shape[-1])[:rows]
+
+  def _stack(self, parameters, x0):
+    """The pooled maps of rows, by the (filters, bias) of the layers."""
+    x = jnp.moveaxis(x0, 0, 2).astype(self.dtype)
+    maps, pooled = x, []
+    for k, (filters, bias) in enumerate(parameters, 1):
+      layer = functools.partial(self._layer, first=k == 1, last=k == len(parameters))
       maps, out = (jax.checkpoint(layer) if self.remat else layer)(maps, x, filters, bias)
       pooled.append(out)
-    return jnp.concatenate(pooled, -1)
+    return jnp.concatenate(pooled).T
 
   def _filters(self, k, shape):
     if self.rank is None:
@@ -137,7 +215,7 @@ class CIN(nn.Module):
     return jnp.einsum('hil,hjl->hij', u, v)
 
   def _layer(self, maps, x, filters, bias, first, last):
-    """(maps [B, D, ...] that go on, None of the last; pooled maps float32 [B, ...])."""
+    """(maps [..., D, B] that go on, None of the last; pooled maps float32 [..., B])."""
     if first and self.mask_self:
       filters = 2 * jnp.triu(filters, 1)
     half = len(filters) // 2
@@ -145,7 +223,7 @@ class CIN(nn.Module):
     on = 0 if last else half if self.split_half else len(filters)
     if self.activation != 'identity':
       out = self._cross(maps, x, filters, bias, first)
-      return out[..., :on], (out if whole else out[..., half:]).sum(1, dtype=jnp.float32)
+      return out[:on], (out if whole else out[half:]).sum(1, dtype=jnp.float32)
     part = lambda start, stop: (filters[start:stop], None if bias is None else bias[start:stop])
     forward = None if last else self._cross(maps, x, *part(0, on), first)
     if whole and not last:
@@ -154,7 +232,7 @@ class CIN(nn.Module):
     filters, bias = part(0 if last else half, None)
     square = first and self.formulation == 'outer'
     out = pooled_square(x, filters) if square else pooled_cross(maps, x, filters)
-    return forward, out if bias is None else out + x.shape[1] * bias
+    return forward, out if bias is None else out + x.shape[1] * bias[:, None]
 
   def _cross(self, maps, x, filters, bias, first):
     if self.formulation == 'scan':
@@ -162,7 +240,7 @@ class CIN(nn.Module):
     else:
       out = square_outer(x, filters) if first else cross_outer(maps, x, filters)
     if bias is not None:
-      out = out + bias.astype(out.dtype)
+      out = out + bias.astype(out.dtype)[:, None, None]
     return ACTIVATIONS[self.activation](out)
 
 

@@ -1,5 +1,6 @@
 """Properties of the interaction network."""
 import functools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +8,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from jaxlab.config import ConfigError
+from jaxlab.systems.xdeepfm import cin as cin_lib
 from jaxlab.systems.xdeepfm import model
 from jaxlab.systems.xdeepfm.cin import CIN, check_layers
 
@@ -91,6 +93,29 @@ class CINTest(parameterized.TestCase):
                    value_and_gradient(**more))
     for leaf in jax.tree.leaves(first[1]):
       self.assertTrue(np.isfinite(leaf).all() and np.any(leaf))
+
+  @parameterized.parameters({}, {'formulation': 'scan'}, {'activation': 'tanh', 'use_bias': True})
+  def test_blocks_of_rows_change_nothing(self, **options):
+    x0 = np.random.default_rng(3).normal(size=(7, 5, 4)).astype(np.float32)
+    cin = CIN(SIZES, **options)
+    params = cin.init(jax.random.key(1), x0)['params']
+
+    def value_and_gradient(block):
+      with mock.patch.object(cin_lib, 'BLOCK', block):
+        total = lambda p, x: (cin.apply({'params': p}, x) * jnp.arange(1, 8)[:, None]).sum()
+        return jax.value_and_grad(total, (0, 1))(params, x0)
+
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5, rtol=1e-4),
+                 value_and_gradient(3), value_and_gradient(7))
+
+  def test_products_in_bfloat16_have_gradients_summed_in_float32(self):
+    h, x = (jnp.asarray(np.random.default_rng(i).normal(size=(99, 1, 2)), jnp.bfloat16)
+            for i in range(2))
+    found = jax.grad(lambda h, x: cin_lib.cross_outer(
+        h, x, jnp.ones((1, 99, 99))).astype(jnp.float32).sum())(h, x)
+    self.assertEqual(found.dtype, jnp.bfloat16)
+    expected = np.broadcast_to(np.asarray(x, np.float64).sum(0), found.shape)
+    np.testing.assert_allclose(np.asarray(found, np.float64), expected, rtol=2**-7)
 
   def test_the_mask_ignores_the_lower_triangle(self):
     params = dict(start(mask_self=True)[1])
