@@ -21,7 +21,7 @@ def weights(bias):
 
 class ChunkedAttentionTest(parameterized.TestCase):
 
-  @parameterized.product(block=(4, 11, 256), bias=list(BIASES))
+  @parameterized.product(block=(4, 6, 11, 256), bias=list(BIASES))
   def test_equals_float64(self, block, bias):
     bias = BIASES[bias] if BIASES[bias] is None else BIASES[bias].astype(np.float32)
     with mock.patch.object(chunked_attention, 'BLOCK', block):

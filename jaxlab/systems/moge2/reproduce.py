@@ -23,8 +23,8 @@ from jaxlab.systems.moge2 import data, evaluation, geometry, predict, refine, sc
 from jaxlab.systems.moge2 import task as task_lib
 from jaxlab.train import claims, export, figures, task_gradient
 
-RUNS, STEPS, BATCH = 3, 1000, 8
-TRAIN, TEST, GRID = 1536, 96, 16
+RUNS, STEPS, BATCH = 3, 2000, 8
+TRAIN, TEST, GRID = 4096, 96, 16
 EDGE = 0.15  # a pixel of a picture this coarse may slope by so much and be no edge
 LOG_EVERY = 25
 MODEL = {
