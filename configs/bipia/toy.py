@@ -5,7 +5,7 @@
   python -m launch.inject --config=configs/bipia/toy.py:inject --workdir=/tmp/jaxlab/bipia-report
 
 The first trains an instruction follower, 800 steps on questions alone and 1600 with commands, grows
-its vocabulary by the two boundary tokens and hardens it for 250; the second stops before. The third
+its vocabulary by the two boundary tokens and hardens it for 500; the second stops before. The third
 compares them under the black-box defences. reproduce.py has the same recipe.
 'paper' leaves the user's own commands out of the mix, as the paper does.
 """
@@ -15,8 +15,8 @@ MODEL = {'vocab_size': 36, 'hidden_size': 64, 'num_hidden_layers': 2, 'num_atten
          'intermediate_size': 128, 'init': 'scaled'}
 
 
-def _adamw(peak, steps):
-  return {'name': 'adamw', 'weight_decay': 0.01, 'clip_norm': 1.0, 'learning_rate': {
+def _adamw(peak, steps, decay):
+  return {'name': 'adamw', 'weight_decay': decay, 'clip_norm': 1.0, 'learning_rate': {
       'name': 'warmup_cosine_decay_schedule', 'init_value': 0.0, 'peak_value': peak,
       'warmup_steps': steps // 20, 'decay_steps': steps, 'end_value': peak / 20}}
 
@@ -46,9 +46,9 @@ def get_config(variant='train'):
   config.seed = 0
   config.model = MODEL
   config.data = {'name': 'toy', 'user_commands': 0.0 if variant == 'paper' else 0.3, 'seed': 0}
-  questions = {'steps': 800, 'arms': ('questions',), 'optimizer': _adamw(1e-3, 800)}
-  base = {'steps': 1600, 'arms': ('base',), 'optimizer': _adamw(2e-3, 1600)}
-  hardening = {'steps': 250, 'arms': ('whitebox',), 'optimizer': _adamw(5e-4, 250),
+  questions = {'steps': 800, 'arms': ('questions',), 'optimizer': _adamw(1e-3, 800, 0.2)}
+  base = {'steps': 1600, 'arms': ('base',), 'optimizer': _adamw(2e-3, 1600, 0.2)}
+  hardening = {'steps': 500, 'arms': ('whitebox',), 'optimizer': _adamw(3e-4, 500, 0.01),
                'surgery': 'jaxlab.systems.bipia.whitebox:grow'}
   config.phases = (questions, base) if variant == 'base' else (questions, base, hardening)
   config.batch_size = 64

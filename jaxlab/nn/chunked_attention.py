@@ -96,7 +96,8 @@ def _map_blocks(function, q, keys, bias):
     if bias is None:
       return jax.lax.map(lambda block: function(block[0], keys, None, block[1]), (cut(q), real))
     places = zip((number // heads, number % heads), bias.shape)
-    mine = jnp.asarray(bias)[tuple(i if width > 1 else 0 for i, width in places)]  # [M or 1, N or 1]
+    # [M or 1, N or 1]
+    mine = jnp.asarray(bias)[tuple(i if width > 1 else 0 for i, width in places)]
     if len(mine) == 1:
       return jax.lax.map(lambda block: function(block[0], keys, mine, block[1]), (cut(q), real))
     return jax.lax.map(lambda block: function(block[0], keys, block[2], block[1]),

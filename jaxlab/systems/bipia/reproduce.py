@@ -25,7 +25,10 @@ from jaxlab.train import TrainState, claims, train_step
 DECODER = DecoderConfig(vocab_size=toy.VOCAB_SIZE, hidden_size=64, num_hidden_layers=2,
                         num_attention_heads=4, intermediate_size=128, init='scaled')
 QUESTION_STEPS, QUESTION_RATE, BASE_STEPS, BASE_RATE, BATCH = 800, 1e-3, 1600, 2e-3, 64
-HARDEN_STEPS, HARDEN_RATE = 250, 5e-4
+# Weight decay makes a base hold commands for one kind of thing, so that what is learned of five
+# types carries over to the others: without it some runs keep obeying, or forget the user's own.
+BASE_DECAY, HARDEN_DECAY = 0.2, 0.01
+HARDEN_STEPS, HARDEN_RATE = 500, 3e-4
 RUNS, WIDTH = 4, 20  # the longest example has 20 tokens
 COMMANDS = 0.3  # share of the user's own commands in the mixed recipe
 CONTEXTS, ATTACKS, OWN = 100, 12, 300
@@ -39,12 +42,12 @@ BLACK_BOX = {
     'datamark': {'name': 'datamark'}, 'delimit': {'name': 'delimit'}, 'base64': {'name': 'encode'}}
 
 
-def _fit(params, columns, key, *, steps, rate):
+def _fit(params, columns, key, *, steps, rate, decay):
   """Parameters after AdamW on random batches of some columns."""
   task = from_columns(DECODER, {'whitebox': {'ids': np.zeros((1, 1), np.int32),
                                              'labels': np.zeros((1, 1), np.int32)}})
   schedule = optax.warmup_cosine_decay_schedule(0.0, rate, steps // 20, steps, rate / 20)
-  optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=0.01))
+  optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=decay))
   everything = jax.tree.map(lambda _: True, params)
   zero = jnp.zeros((), jnp.int32)
   state = TrainState(zero, params, {}, optimizer.init(params), key, zero, zero, {})
@@ -65,14 +68,15 @@ def train_base(shared, questions, columns, seed):
   key = jax.random.key(seed)
   params = DecoderLM(DECODER).init(key, jnp.zeros((1, 1), jnp.int32))['params']
   params = _fit(params, questions, jax.random.fold_in(key, 2), steps=QUESTION_STEPS,
-                rate=QUESTION_RATE)
-  return _fit(params, columns, key, steps=BASE_STEPS, rate=BASE_RATE)
+                rate=QUESTION_RATE, decay=BASE_DECAY)
+  return _fit(params, columns, key, steps=BASE_STEPS, rate=BASE_RATE, decay=BASE_DECAY)
 
 
 def harden(shared, params, columns, seed):
   """A grown model after the white-box defence's training; `shared` is nothing."""
   del shared
-  return _fit(params, columns, jax.random.key(seed), steps=HARDEN_STEPS, rate=HARDEN_RATE)
+  return _fit(params, columns, jax.random.key(seed), steps=HARDEN_STEPS, rate=HARDEN_RATE,
+              decay=HARDEN_DECAY)
 
 
 def columns_of(coder, pairs):

@@ -163,47 +163,53 @@ def align_points_scale(source, target, w, trunc=None):
   return align_1d(source.reshape(-1), target.reshape(-1), jnp.repeat(w, 3), trunc)
 
 
-def _best_anchor(source, target, w, trunc, moved, anchors, chunk):
-  """(anchor, entry, objective) over anchors; points [N, C], `moved` [C] 1 where anchors shift."""
-  source, target, w, moved = jax.lax.stop_gradient(
-      jax.tree.map(jnp.asarray, (source, target, w, moved)))
+def _anchor_solver(source, target, w, trunc, moved):
+  """k -> (entry, objective) with point k [C] moved to the origin, the axes where `moved` is 1;
+  the objective is infinite where the point has no weight."""
   weights = jnp.repeat(w, source.shape[1])
-  numbers = jnp.arange(len(source), dtype=jnp.int32) if anchors is None else jnp.asarray(
-      anchors, jnp.int32)
 
-  def one(k):
+  def solve(k):
     entry, loss = _solve((source - moved * source[k]).reshape(-1),
                          (target - moved * target[k]).reshape(-1), weights, trunc)
     return entry, jnp.where(w[k] > 0, loss, jnp.inf)
 
-  entries, losses = jax.lax.map(one, numbers, batch_size=min(chunk, len(numbers)))
+  return solve
+
+
+def _from_anchor(points, moved, k, entry):
+  """Entry number `entry` of points [N, C] with point k moved to the origin."""
+  return points.reshape(-1)[entry] - (moved * points[k])[entry % points.shape[1]]
+
+
+def _best_anchor(source, target, w, trunc, moved, anchors, chunk):
+  """(anchor, entry, objective) over anchors; points [N, C], `moved` [C] 1 where anchors shift."""
+  numbers = jnp.arange(len(source), dtype=jnp.int32) if anchors is None else jnp.asarray(
+      anchors, jnp.int32)
+  entries, losses = jax.lax.map(_anchor_solver(source, target, w, trunc, moved), numbers,
+                                batch_size=min(chunk, len(numbers)))
   best = jnp.argmin(losses)
   return numbers[best], entries[best], losses[best]
 
 
-def _best_bounded_anchor(source, target, w, trunc, chunk):
+def _best_bounded_anchor(source, target, w, trunc, moved, chunk):
   """What `_best_anchor` gives for shifts of z of all points, whose bounds leave few to solve.
 
   Anchors are solved in the order of their lower bounds until the next bound is above the best.
   """
-  source, target, w = jax.lax.stop_gradient((source, target, w))
-  weights, moved = jnp.repeat(w, 3), jnp.array(_SHIFTS['z'], source.dtype)
   total, chunk = len(source), min(chunk, _BOUNDED_CHUNK)
+  solver = jax.vmap(_anchor_solver(source, target, w, trunc, moved))
 
   def solve(numbers):
-    """(anchor, entry, scale, objective) of the best of some anchors."""
-    x, y = (jax.vmap(lambda k, p=p: (p - moved * p[k]).reshape(-1))(numbers)
-            for p in (source, target))
-    entries, losses = jax.vmap(lambda x, y: _solve(x, y, weights, trunc))(x, y)
-    losses = jnp.where(w[numbers] > 0, losses, jnp.inf)
+    """(anchor, entry, objective) of the best of some anchors."""
+    entries, losses = solver(numbers)
     best = jnp.argmin(losses)
-    entry = entries[best]
-    return numbers[best], entry, y[best, entry] / x[best, entry], losses[best]
+    return numbers[best], entries[best], losses[best]
 
   usable = jnp.argsort(w <= 0).astype(jnp.int32)
   spread = jnp.linspace(0.0, 1.0, _FIRST) * jnp.maximum((w > 0).sum() - 1, 0)
   first = solve(usable[spread.astype(jnp.int32)])
-  lower = anchor_bounds.lower_bounds(source, target, w, trunc, *first[2:])
+  scale = _from_anchor(target, moved, *first[:2]) / _from_anchor(source, moved, *first[:2])
+  lower = anchor_bounds.lower_bounds(source, target, w, trunc, scale, first[-1])
   order = jnp.argsort(lower).astype(jnp.int32)
   noise = anchor_bounds.noise_of(target, w[:, None])
   padded = jnp.pad(order, (0, -total % chunk), mode='edge')
@@ -218,22 +224,20 @@ def _best_bounded_anchor(source, target, w, trunc, chunk):
     better = found[-1] < best[-1]
     return start + chunk, jax.tree.map(lambda new, old: jnp.where(better, new, old), found, best)
 
-  anchor, entry, _, loss = jax.lax.while_loop(unsure, step, (jnp.int32(0), first))[1]
-  return anchor, entry, loss
+  return jax.lax.while_loop(unsure, step, (jnp.int32(0), first))[1]
 
 
 def _affine(source, target, w, trunc, shift, anchors, chunk, zero):
   source, target, w = (jnp.asarray(x) for x in (source, target, w))
   moved = jnp.array(_SHIFTS[shift], source.dtype)
+  fixed = jax.lax.stop_gradient((source, target, w))
   if shift == 'z' and anchors is None and source.size > DENSE:
-    k, entry, loss = _best_bounded_anchor(source, target, w, trunc, chunk)
+    k, entry, loss = _best_bounded_anchor(*fixed, trunc, moved, chunk)
   else:
-    k, entry, loss = _best_anchor(source, target, w, trunc, moved, anchors, chunk)
-  row, column = entry // source.shape[1], entry % source.shape[1]
-  source_k, target_k = moved * source[k], moved * target[k]
-  difference = source[row, column] - source_k[column]
-  scale = (target[row, column] - target_k[column]) / jnp.where(difference == 0, zero, difference)
-  return Affine(scale, target_k - scale * source_k, loss)
+    k, entry, loss = _best_anchor(*fixed, trunc, moved, anchors, chunk)
+  difference = _from_anchor(source, moved, k, entry)
+  scale = _from_anchor(target, moved, k, entry) / jnp.where(difference == 0, zero, difference)
+  return Affine(scale, moved * target[k] - scale * (moved * source[k]), loss)
 
 
 def align_points_affine(source, target, w, trunc=None, *, shift='xyz', anchors=None, chunk=64):
