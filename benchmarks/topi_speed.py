@@ -27,7 +27,7 @@ from jaxlab.models.dit import DiT, init_params
 from jaxlab.models.dit_sampler import Conditions, Prompt
 from jaxlab.systems.topi import cost, sampler
 
-REPETITIONS = flags.DEFINE_integer('repetitions', 3, 'Timed sampling runs.', lower_bound=1)
+REPETITIONS = flags.DEFINE_integer('repetitions', 5, 'Timed sampling runs.', lower_bound=1)
 PASSES = flags.DEFINE_integer('passes', 7, 'Timed forward passes.', lower_bound=1)
 
 N_TXT, GRID, STEPS = 256, (32, 32), 28

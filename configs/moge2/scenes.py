@@ -33,11 +33,11 @@ def get_config(variant='decoupled'):
       'name': 'adamw', 'weight_decay': 0.01, 'clip_norm': 1.0,
       'learning_rate': {
           'name': 'warmup_cosine_decay_schedule', 'init_value': 0.0, 'peak_value': 2e-3,
-          'warmup_steps': 50, 'decay_steps': 1000, 'end_value': 2e-5
+          'warmup_steps': 50, 'decay_steps': 2000, 'end_value': 2e-5
       }
   }
   config.batch_size = 8
-  config.steps = 1000
+  config.steps = 2000
   config.log_every = 50
   config.eval_every = 0
   config.save_every = 500
