@@ -26,7 +26,7 @@ def attention(q, k, v, bias=None):
   def of_block(q, keys, bias, real):
     del real  # what padding asks is cut off
     k, v = keys
-    weights = _weights(q, k, bias)[0].astype(v.dtype)
+    weights = _weights(q, k, bias).astype(v.dtype)
     total = weights.sum(-1, keepdims=True, dtype=jnp.float32)  # of the weights as they are rounded
     out = jnp.matmul(weights, v, preferred_element_type=jnp.float32)
     return (out / total).astype(v.dtype)
@@ -49,8 +49,8 @@ def attention_received(q, k, bias=None):
   q, k = _scaled(q), k.transpose(0, 2, 1, 3)
 
   def of_block(q, keys, bias, real):
-    weights, total = _weights(q, keys[0], bias)
-    return jnp.einsum('...mn,...m->...n', weights, real / total[..., 0])
+    weights = _weights(q, keys[0], bias)
+    return jnp.einsum('...mn,...m->...n', weights, real / weights.sum(-1))
 
   return _map_blocks(of_block, q, (k,), bias).sum(2)
 
@@ -61,12 +61,11 @@ def _scaled(q):
 
 
 def _weights(q, k, bias):
-  """exp(logits - max) [..., M, N] and its row sums [..., M, 1], float32."""
+  """exp(logits - max) [..., M, N], float32."""
   logits = jnp.einsum('...md,...nd->...mn', q, k, preferred_element_type=jnp.float32)
   if bias is not None:
     logits = logits + bias
-  weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
-  return weights, weights.sum(-1, keepdims=True)
+  return jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
 
 
 def _map_blocks(function, q, keys, bias):
@@ -93,15 +92,18 @@ def _map_blocks(function, q, keys, bias):
 
   def of_head(head):
     number, q, keys = head
-    if bias is None:
-      return jax.lax.map(lambda block: function(block[0], keys, None, block[1]), (cut(q), real))
-    places = zip((number // heads, number % heads), bias.shape)
-    # [M or 1, N or 1]
-    mine = jnp.asarray(bias)[tuple(i if width > 1 else 0 for i, width in places)]
-    if len(mine) == 1:
-      return jax.lax.map(lambda block: function(block[0], keys, mine, block[1]), (cut(q), real))
-    return jax.lax.map(lambda block: function(block[0], keys, block[2], block[1]),
-                       (cut(q), real, cut(mine)))
+    shared, rows = None, None  # the bias of all queries alike, and that of each
+    if bias is not None:
+      places = zip((number // heads, number % heads), bias.shape)
+      shared = jnp.asarray(bias)[tuple(i if width > 1 else 0 for i, width in places)]
+      if len(shared) > 1:
+        shared, rows = None, cut(shared)
+
+    def of_block(block):
+      q, real, rows = block
+      return function(q, keys, shared if rows is None else rows, real)
+
+    return jax.lax.map(of_block, (cut(q), real, rows))
 
   flat = lambda x: x.reshape(count * heads, *x.shape[2:])
   out = jax.lax.map(of_head, (jnp.arange(count * heads), flat(q), jax.tree.map(flat, keys)))

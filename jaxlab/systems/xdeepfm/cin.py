@@ -77,7 +77,10 @@ def _shifted(x):
 def _total(count, term):
   """term(0) + ... + term(count - 1), float32 at least. On a CPU a loop of long rows is several
   times as fast as a reduction; elsewhere it is unrolled, to be one kernel."""
-  wide = lambda i: term(i).astype(jnp.promote_types(jnp.float32, term(i).dtype))
+  def wide(i):
+    value = term(i)
+    return value.astype(jnp.promote_types(jnp.float32, value.dtype))
+
   shape = jax.eval_shape(wide, 0)
   return jax.lax.fori_loop(0, count, lambda i, total: total + wide(i),
                            jnp.zeros(shape.shape, shape.dtype),

@@ -108,6 +108,17 @@ class CINTest(parameterized.TestCase):
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5, rtol=1e-4),
                  value_and_gradient(3), value_and_gradient(7))
 
+  def test_unrolled_as_on_an_accelerator(self):
+    def value_and_gradient():
+      cin, params = start()
+      return jax.value_and_grad(lambda p, x: cin.apply({'params': p}, x).sum(), (0, 1))(params, X0)
+
+    expected = value_and_gradient()
+    with mock.patch.object(jax, 'default_backend', lambda: 'gpu'):
+      found = value_and_gradient()
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5, rtol=1e-4), found,
+                 expected)
+
   def test_products_in_bfloat16_have_gradients_summed_in_float32(self):
     h, x = (jnp.asarray(np.random.default_rng(i).normal(size=(99, 1, 2)), jnp.bfloat16)
             for i in range(2))
