@@ -21,7 +21,7 @@ def get_config(variant='mind'):
                  'min_count': 1}
   config.model = {
       'news': {'name': 'nrms', 'embed': 300, 'heads': 4, 'head_dim': 5, 'queries': 16,
-               'dropout': 0.0, 'mask_padding': False},
+               'dropout': 0.0, 'mask_padding': False, 'word_deviation': 0.5},
       'user': {'name': 'nrms', 'heads': 4, 'head_dim': 5, 'queries': 16, 'input_dropout': 0.0,
                'mask_padding': False}
   }

@@ -26,7 +26,7 @@ def get_config(variant='fedra'):
       'algorithm': {'name': 'fedavg'},
       'client_optimizer': {'name': 'sgd', 'learning_rate': 1.0},
       'aggregator': {'name': 'mean'} if variant == 'fedavg' else
-                    {'name': 'fedra', 'factor': 'product', 'm_max': 8},
+                    {'name': 'fedra', 'factor': 'product', 'm_max': 5, 'floor': 0.4},
       'attack': {} if variant == 'clean' else
                 {'name': 'sign_std', 'fraction': 0.1, 'scale': 3.0,
                  'quantity': {'name': 'moments', 'scale': 3.0}},

@@ -105,16 +105,18 @@ class WordEmbedding(nn.Module):
     vocab_size: number of word ids, V.
     features: width, E.
     dtype: compute dtype.
+    deviation: standard deviation of the random vectors.
   """
   vocab_size: int
   features: int
   dtype: jnp.dtype = jnp.float32
+  deviation: float = 1.0
 
   @nn.compact
   def __call__(self, words):
     """Maps word ids [...] to [..., E]."""
     def init(key, shape, dtype=jnp.float32):
-      return jax.random.normal(key, shape, dtype).at[0].set(0)
+      return self.deviation * jax.random.normal(key, shape, dtype).at[0].set(0)
 
     table = self.param('embedding', init, (self.vocab_size, self.features))
     return table.astype(self.dtype)[words]
@@ -167,6 +169,7 @@ class NRMSNews(nn.Module):
     queries: width of the pooling.
     dropout: rate, on the embeddings and on the attention.
     mask_padding: see the module.
+    word_deviation: standard deviation of random word vectors.
     dtype: compute dtype.
   """
   vocab_size: int
@@ -176,13 +179,15 @@ class NRMSNews(nn.Module):
   queries: int = 200
   dropout: float = 0.2
   mask_padding: bool = False
+  word_deviation: float = 1.0
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, news, train=False):
     """Maps news['title'] [M, T] to [M, D]; `train` turns dropout on."""
     mask = news['title'] > 0 if self.mask_padding else None
-    x = WordEmbedding(self.vocab_size, self.embed, self.dtype, name='words')(news['title'])
+    x = WordEmbedding(self.vocab_size, self.embed, self.dtype, self.word_deviation,
+                      name='words')(news['title'])
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
     x = SelfAttention(self.heads, self.head_dim, self.dtype, name='attention')(x, mask)
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
@@ -230,6 +235,7 @@ class LSTURNews(nn.Module):
     window: words that the convolution sees, odd.
     dropout: rate, on the embeddings and on the convolution.
     mask_padding: see the module.
+    word_deviation: standard deviation of random word vectors.
     padding: of the convolution, 'SAME' or 'VALID'; then a title has at least `window` positions.
     dtype: compute dtype.
   """
@@ -240,13 +246,15 @@ class LSTURNews(nn.Module):
   window: int = 3
   dropout: float = 0.2
   mask_padding: bool = False
+  word_deviation: float = 1.0
   padding: Literal['SAME', 'VALID'] = 'VALID'
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, news, train=False):
     """Maps news['title'] [M, T] to [M, D]; `train` turns dropout on."""
-    x = WordEmbedding(self.vocab_size, self.embed, self.dtype, name='words')(news['title'])
+    x = WordEmbedding(self.vocab_size, self.embed, self.dtype, self.word_deviation,
+                      name='words')(news['title'])
     return ConvText(self.features, self.queries, self.window, self.padding, self.dropout,
                     self.mask_padding, self.dtype, name='title')(
                         x, news['title'] > 0, train).astype(jnp.float32)
@@ -300,6 +308,7 @@ class NAMLNews(nn.Module):
     window: words that the convolutions see, odd.
     dropout: rate, on the embeddings and on the convolutions.
     mask_padding: see the module.
+    word_deviation: standard deviation of random word vectors.
     dtype: compute dtype.
   """
   vocab_size: int
@@ -312,12 +321,14 @@ class NAMLNews(nn.Module):
   window: int = 3
   dropout: float = 0.2
   mask_padding: bool = False
+  word_deviation: float = 1.0
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, news, train=False):
     """Maps 'title' and 'abstract' [M, T], 'category' and 'subcategory' [M] to [M, D]."""
-    words = WordEmbedding(self.vocab_size, self.embed, self.dtype, name='words')
+    words = WordEmbedding(self.vocab_size, self.embed, self.dtype, self.word_deviation,
+                          name='words')
 
     def text(name):
       return ConvText(self.features, self.queries, self.window, 'SAME', self.dropout,

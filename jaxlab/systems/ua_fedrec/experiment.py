@@ -41,10 +41,11 @@ WORD_DEVIATION = 0.5
 MODELS = {
     'NRMS': lambda: (
         models.NRMSNews(VOCABULARY, embed=WIDTH, heads=HEADS, head_dim=WIDTH // HEADS,
-                        queries=QUERIES, dropout=0.0),
+                        queries=QUERIES, dropout=0.0, word_deviation=WORD_DEVIATION),
         models.NRMSUser(heads=HEADS, head_dim=WIDTH // HEADS, queries=QUERIES)),
     'LSTUR': lambda: (
-        models.LSTURNews(VOCABULARY, embed=WIDTH, features=WIDTH, queries=QUERIES, dropout=0.0),
+        models.LSTURNews(VOCABULARY, embed=WIDTH, features=WIDTH, queries=QUERIES, dropout=0.0,
+                         word_deviation=WORD_DEVIATION),
         models.LSTURUser(features=WIDTH)),
 }
 FORGES = ('UA-FedRec', 'LIE', 'Gaussian', 'sign_std')
@@ -155,13 +156,6 @@ def _draws(owner, seed, rounds):
   return draws
 
 
-def initial(task, key):
-  """The Task's first parameters, with word vectors of deviation `WORD_DEVIATION`."""
-  params = task.init(key)['params']
-  words = {'embedding': WORD_DEVIATION * params['news']['words']['embedding']}
-  return {**params, 'news': {**params['news'], 'words': words}}
-
-
 def any_forge(which, ua):
   """The Forge of number `which` (traced) of `FORGES`, all with the state of `ua`."""
   others = [attacks.lie(z=1.5, knowledge='own'), attacks.gaussian_moments(scale=3.0),
@@ -217,7 +211,7 @@ def one_run(task, defended, rounds):
     trained = flip | (share == 0)
     aggregator = any_rule(rule) if defended else aggregators.weighted_mean()
     init_key, round_key = jax.random.split(key)
-    start = federated.RoundState.start(algorithm, aggregator, initial(task, init_key),
+    start = federated.RoundState.start(algorithm, aggregator, task.init(init_key)['params'],
                                        attack=attack)
 
     def one(state, number):

@@ -20,8 +20,8 @@ from jaxlab.train.sweep import format_table
 
 SEEDS, EPISODES = 3, 100
 CLIPS, DEMOS, DEMOS_OF_RUN = 4096, 200, 80
-FIRST, SECOND = 300, 600  # updates of the two stages
-RATES = (2e-3, 3e-3)
+FIRST, SECOND = 1500, 1500  # updates of the two stages
+RATES = (2e-3, 2e-3)
 WARMUP, BATCH = 30, 32
 BETA = 0.1
 PROBE_DRAWS, PROBE_CLIPS, PROBE_TRAIN = 3, 3000, 2500
