@@ -226,5 +226,21 @@ class GradientTest(parameterized.TestCase):
         self.assertTrue(all(x.dtype == jnp.float32 for x in jax.tree.leaves(variables)))
 
 
+class WordDeviationTest(parameterized.TestCase):
+
+  @parameterized.parameters(
+      (lambda **a: models.NRMSNews(200, embed=50, heads=2, head_dim=3, queries=5, **a),),
+      (lambda **a: models.LSTURNews(200, embed=50, features=6, queries=5, **a),),
+      (lambda **a: models.NAMLNews(200, 4, 4, embed=50, features=6, queries=5, **a),))
+  def test_random_word_vectors_have_it(self, make):
+    ids = jnp.ones((1, 8), jnp.int32)
+    news = {'title': ids, 'abstract': ids, 'category': ids[:, 0], 'subcategory': ids[:, 0]}
+    unit, half = (make(**options).init(jax.random.key(0), news)['params']['words']['embedding']
+                  for options in ({}, {'word_deviation': 0.5}))
+    self.assertAlmostEqual(float(unit[1:].std()), 1.0, delta=0.05)
+    np.testing.assert_allclose(half, unit / 2, rtol=1e-6)
+    np.testing.assert_array_equal(half[0], 0)
+
+
 if __name__ == '__main__':
   absltest.main()
