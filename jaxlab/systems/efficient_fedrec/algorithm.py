@@ -1,4 +1,5 @@
 """Efficient-FedRec as a federated Algorithm: news vectors down, their gradients up."""
+import dataclasses
 import functools
 
 import jax
@@ -8,8 +9,8 @@ from jaxlab import parallel
 from jaxlab.federated.algorithms import ServerState, server_step
 from jaxlab.federated.client import full_gradient
 from jaxlab.federated.types import Algorithm
-from jaxlab.task import join_variables
 from jaxlab.tasks import news as news_task
+from jaxlab.train import task_gradient
 
 
 def union_of(cohort, table, num_news, size):
@@ -81,19 +82,13 @@ def efficient_fedrec(task, constants, server_optimizer, *, union_size: int,
   def client(payload, client_state, data, key):
     place = lambda ids: jnp.searchsorted(payload['ids'], ids)
 
-    def total(params, batch, key):
-      vectors = params['vectors']
-      loss = task.click_loss(params['user'], vectors[place(batch['candidates'])],
-                             vectors[place(batch['history'])], batch, key)
-      pairs = {'loss': (loss.values, loss.weights), **loss.metrics}
-      sums = {name: (jnp.sum(v * w), jnp.sum(w)) for name, (v, w) in pairs.items()}
-      return sums['loss'][0] / jnp.maximum(sums['loss'][1], 1e-30), sums
+    def loss(variables, batch, key):
+      params, vectors = variables['params'], variables['params']['vectors']
+      _, user_key = jax.random.split(key)  # as the Task's own loss, which encodes with the other
+      return task.click_loss(params['user'], vectors[place(batch['candidates'])],
+                             vectors[place(batch['history'])], batch, user_key)
 
-    def gradient(params, batch, key):
-      draw_key, loss_key = jax.random.split(key)
-      variables = join_variables(params, {}, constants)
-      return jax.grad(total, has_aux=True)(params, task.act(variables, batch, draw_key), loss_key)
-
+    gradient = task_gradient(dataclasses.replace(task, loss=loss), constants)
     params = {'user': payload['user'], 'vectors': payload['vectors']}
     grads, sums = full_gradient(gradient, params, data, key)
     means = {name: value / jnp.maximum(weight, 1e-30) for name, (value, weight) in sums.items()}

@@ -27,9 +27,9 @@ WORK = clients_lib.LocalWork(batch_size=4)
 
 
 @functools.cache
-def setup(name='nrms', dropout=0.0):
+def setup(name='nrms', dropout=0.0, negatives=toy_news.NEGATIVES):
   """(task, constants, params, table) of a toy model."""
-  data = toy_news.make_data()
+  data = toy_news.make_data(negatives=negatives)
   news, user = toy_news.make_models(data.table, dropout)
   if name == 'naml':
     sizes = data.table.num_categories, data.table.num_subcategories
@@ -89,6 +89,16 @@ class IdentityTest(parameterized.TestCase):
     chex.assert_trees_all_close(ours, central, rtol=1e-4, atol=1e-5)
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), ours, params)
     self.assertGreater(moved['news']['words']['embedding'], 1e-3)
+
+  def test_both_draw_the_same_negatives(self):
+    task, constants, params, table = setup(negatives=1)  # of three
+    two = efficient_fedrec(task, constants, SGD, union_size=25)
+    whole = server_descent(task_gradient(task, constants), SGD)
+    news = [[one_round(a, params, table, first(cohort()), key)[0]['news'] for key in (0, 1)]
+            for a in (two, whole)]
+    chex.assert_trees_all_close(*news, rtol=1e-4, atol=1e-6)
+    words = [x['words']['embedding'] for x in news[0]]
+    self.assertGreater(float(jnp.abs(words[0] - words[1]).max()), 1e-3)  # keys draw others
 
   def test_shared_dropout_is_the_gradient_of_one_function_and_fresh_dropout_is_not(self):
     task, constants, params, table = setup(dropout=0.5)
