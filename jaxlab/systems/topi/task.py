@@ -10,7 +10,7 @@ import numpy as np
 from jaxlab import config as config_lib
 from jaxlab.data import builders, pipeline
 from jaxlab.metrics import image_similarity
-from jaxlab.models import dit_sampler, rectified_flow
+from jaxlab.models import dit_sampler, dit_weights, rectified_flow
 from jaxlab.models.dit import DiT, init_params
 from jaxlab.systems.topi import data
 from jaxlab.systems.topi.sampler import Pruning
@@ -78,6 +78,19 @@ def make_task(config):
           'image': columns['image'], 'number': np.arange(len(columns['image']), dtype=np.int32)})
       for name, columns in splits.items()}
   return from_model(model, spec, datasets, steps=config['sampling']['steps'])
+
+
+def official_weights(config, template):
+  """(tensors -> params, params -> tensors) by diffusers' names, for launch.convert.
+
+  Args:
+    config: of the experiment.
+    template: not used.
+  """
+  del template
+  model, _ = check(config)
+  return (functools.partial(dit_weights.params_from_torch, config=model),
+          functools.partial(dit_weights.params_to_torch, config=model))
 
 
 def see(example, spec):

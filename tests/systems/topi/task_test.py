@@ -6,6 +6,7 @@ import pathlib
 import tempfile
 from unittest import mock
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,6 +47,15 @@ def make_task():
 def params():
   """Parameters away from the start, where most gradients are zero."""
   return dit_golden.random_params(task_lib.make_model(SPEC, CONFIG['model']))
+
+
+class WeightsTest(absltest.TestCase):
+
+  def test_official_names_go_out_and_come_back(self):
+    read, write = systems.task_module(CONFIG).official_weights(CONFIG, params())
+    tensors = write(params())
+    self.assertEqual(tensors['transformer_blocks.0.attn.to_q.weight'].shape, (16, 16))
+    chex.assert_trees_all_equal(read(tensors), params())
 
 
 class DataTest(parameterized.TestCase):
