@@ -16,8 +16,8 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from jaxlab.systems.agatha import bops, lowering, merkle
 from jaxlab.systems.agatha import graph as graph_lib
 
-# Longer programs stay calls where a whole program is one XLA program: fused into readers of many
-# slices (a convolution's patches, a tree's levels) they would be computed once for each.
+# Longer programs run in a loop: fused into readers of many slices (a convolution's patches, a
+# tree's levels) they would be computed once for each.
 FEW_STEPS = 4
 LEVELS_AT_ONCE = 16  # values of a halving tree that one kernel takes: four levels
 # Of these the order is free: their halving tree gives the same bits as any other.
@@ -80,11 +80,33 @@ def _canonical_steps(body, operands, of_literal):
 
 def _map(xp, line, known, arrays):
   """A straight-line program; `known` says which operands are canonical."""
+  if xp is np or len(line.body) < FEW_STEPS or line.size < 2:
+    result = _run_steps(xp, line.body, known, arrays)
+    return result.reshape(line.shape) if result.size == line.size else xp.broadcast_to(
+        result, line.shape)
+  half = -(-line.size // 2)
+
+  def halves(x):
+    flat = jnp.broadcast_to(x, line.shape).ravel()
+    return jnp.pad(flat, (0, 2 * half - line.size)).reshape(2, half)
+
+  scalar = [not np.ndim(x) for x in arrays]
+  cut = [None if alone else halves(x) for x, alone in zip(arrays, scalar)]
+
+  def block(parts):
+    given = [x if alone else part for x, part, alone in zip(arrays, parts, scalar)]
+    return jnp.broadcast_to(_run_steps(jnp, line.body, known, given), half)
+
+  return lax.map(block, cut).ravel()[:line.size].reshape(line.shape)
+
+
+def _run_steps(xp, body, known, arrays):
+  """The last value of a straight-line program, in the shape that the operands broadcast to."""
   canon = functools.cache(lambda i: bops.canon(xp, arrays[i]))
   of_literal = lambda _, bits: int(bops.canon(np, np.array([bits], np.uint32))[0]) == bits
-  steps_known = _canonical_steps(line.body, known, of_literal)
+  steps_known = _canonical_steps(body, known, of_literal)
   values = []
-  for step in line.body:
+  for step in body:
     args, fine = [], []
     for ref, kind in zip(step.refs, bops.BOPS[step.bop].operands):
       if ref.kind == 'step':
@@ -97,9 +119,7 @@ def _map(xp, line, known, arrays):
         args.append(canon(ref.value) if kind == 'f' and not known[ref.value] else arrays[ref.value])
         fine.append(kind == 'f')
     values.append(bops.array_bop(xp, step.bop, args, canonical=fine))
-  result = values[-1]
-  return result.reshape(line.shape) if result.size == line.size else xp.broadcast_to(
-      result, line.shape)
+  return values[-1]
 
 
 def _flush(xp, bits):
@@ -213,7 +233,7 @@ class _Kernels:
     key = (key, known, tuple(x.shape for x in arrays))
     if key not in self._jitted:
       self._jitted[key] = jax.jit(functools.partial(kernel, jnp, line, known))
-    if line.kind == 'MOVE' or (line.kind == 'MAP' and len(line.body) < FEW_STEPS):
+    if line.kind not in ('REDUCE', 'EXACT'):  # in a call XLA fuses nothing, and loops are slow
       return self._jitted[key](*arrays)
     with set_xla_metadata(inlineable='false'):
       return self._jitted[key](*arrays)
