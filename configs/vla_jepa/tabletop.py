@@ -47,16 +47,14 @@ def get_config(variant='default'):
                         'cache': True}
   config.rollout = {'executed': 2}
   config.batch_size = 48
-  config.optimizer = _optimizer(600)
-  first = {'steps': 300, 'arms': ('video',), 'trainable': '(trunk|predictor)/.*',
-           'optimizer': _optimizer(300)}
-  config.phases = (first, {'steps': 600, 'arms': ('robot',)})
+  config.optimizer = _optimizer(1500)
+  robot = {'steps': 1500, 'arms': ('robot',)}
+  config.phases = ({'steps': 1500, 'arms': ('video',), 'trainable': '(trunk|predictor)/.*'}, robot)
   config.log_every = 50
   if variant == 'alternating':
-    config.phases = ({'steps': 300, 'arms': ('robot', 'video'), 'optimizer': _optimizer(300)},
-                     {'steps': 600, 'arms': ('robot',)})
+    config.phases = ({'steps': 1500, 'arms': ('robot', 'video')}, robot)
   if variant in ('no_video', 'no_world_model'):
-    config.phases = ({'steps': 600, 'arms': ('robot',)},)
+    config.phases = (robot,)
   if variant == 'no_world_model':
     config.world_model.beta = 0.0
   if variant == 'shared':
