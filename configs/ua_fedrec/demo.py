@@ -13,11 +13,11 @@ AGGREGATORS = {'norm_bound': {'name': 'norm_bound', 'bound': 0.5},
 MODELS = {
     'nrms': {
         'news': {'name': 'nrms', 'embed': 32, 'heads': 4, 'head_dim': 8, 'queries': 16,
-                 'dropout': 0.0, 'mask_padding': False, 'word_deviation': 0.5},
+                 'dropout': 0.0, 'mask_padding': False, 'word_deviation': 0.25},
         'user': {'name': 'nrms', 'heads': 4, 'head_dim': 8, 'queries': 16, 'mask_padding': False}},
     'lstur': {
         'news': {'name': 'lstur', 'embed': 32, 'features': 32, 'queries': 16, 'dropout': 0.0,
-                 'mask_padding': False, 'word_deviation': 0.5},
+                 'mask_padding': False, 'word_deviation': 0.25},
         'user': {'name': 'lstur', 'features': 32, 'mask_padding': False}},
 }
 
