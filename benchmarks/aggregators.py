@@ -191,7 +191,7 @@ class Peer:
       leverage = 1 / n + (rank - (n - 1) / 2)**2 / ((n**3 - n) / 12)
       ratio = off / spread / (1 - leverage)**0.5
       bound = 2 * (2 / n)**0.5
-      weight = ratio.clip(-bound, bound) / ratio
+      weight = (bound / abs(ratio).clip(1e-30)).clip(None, 1)
       deviation = weight.std(0) if self.torch else weight.std(0, ddof=1)
       replaced = self.lib.where(weight < 0.1, line, ordered)
       back = self.lib.argsort(order, 0)
