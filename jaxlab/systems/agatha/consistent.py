@@ -233,7 +233,7 @@ class _Kernels:
     key = (key, known, tuple(x.shape for x in arrays))
     if key not in self._jitted:
       self._jitted[key] = jax.jit(functools.partial(kernel, jnp, line, known))
-    if line.kind not in ('REDUCE', 'EXACT'):  # in a call XLA fuses nothing, and loops are slow
+    if line.kind not in ('REDUCE', 'EXACT'):  # in a call loops and long programs are slow
       return self._jitted[key](*arrays)
     with set_xla_metadata(inlineable='false'):
       return self._jitted[key](*arrays)
