@@ -57,7 +57,9 @@ class Task:
     rows: batch -> {path of a table's parameter 'a/b/embedding': integer ids of any static shape},
       the rows of the tables [V, ...] that the loss looks up in this batch; ids out of 0..V-1 name
       none. Training then gathers, differentiates and updates these alone (`train.rows`), and the
-      loss may do nothing with such a parameter but `table[ids]`. None updates whole tables.
+      loss may do nothing with such a parameter but `table[ids]`. A federated round asks for those
+      of its clients (`federated.rows`) before `act`: what `act` may come to look up is named too.
+      None updates whole tables.
     arms: name -> Arm, what a phase with `arms` trains on in a cycle in place of `loss` on
       `dataset('train')`. None where there are none.
     refresh: (variables, key, round) -> aux, {name: NumPy array}, on the host: what the data of a

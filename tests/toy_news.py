@@ -35,7 +35,7 @@ def make_models(table, dropout=0.0):
                           dropout=dropout), models.NRMSUser(heads=2, head_dim=2, queries=3))
 
 
-def make_task(dropout=0.0):
+def make_task(dropout=0.0, rows=False):
   """The NewsTask of both."""
   data = make_data()
-  return news_task.from_models(*make_models(data.table, dropout), data)
+  return news_task.from_models(*make_models(data.table, dropout), data, rows=rows)

@@ -4,7 +4,7 @@
 
 250 rounds of 50 users, FedSGD with Adam at the server. The AUC on dev stays near chance; in the
 variant 'clean' nobody attacks. Others: 'release' (the sign of the official code), 'lstur',
-'norm_bound', 'multi_krum'.
+'norm_bound', 'multi_krum', 'rows' (word vectors by row).
 """
 import ml_collections
 
@@ -24,7 +24,7 @@ MODELS = {
 
 def get_config(variant='attack'):
   """Returns the experiment; `variant` is one of 'attack', 'clean', 'release', 'lstur',
-  'norm_bound', 'multi_krum'.
+  'norm_bound', 'multi_krum', 'rows'.
   """
   config = ml_collections.ConfigDict()
   config.task = 'ua_fedrec'
@@ -34,6 +34,7 @@ def get_config(variant='attack'):
       'title_length': 8, 'min_count': 1
   }
   config.model = MODELS['lstur' if variant == 'lstur' else 'nrms']
+  config.rows = variant == 'rows'
   config.federated = {
       'num_clients': 800,
       'cohort_size': 50,

@@ -9,7 +9,8 @@ accelerator; no run of it has been made here. Expected at 1 % malicious without 
 validation AUC of .50 to .55 that never learns; .66 to .68 without the attack. 10 000 rounds of 50
 users, 1 % malicious. num_clients must be the number of users with a training click. Variants:
 'lstur', 'clean' (nobody attacks), 'release', 'norm_bound', 'multi_krum', 'median', 'trimmed_mean',
-'krum'.
+'krum', 'rows' (in rounds without the attack only the words that the users read are sent and
+updated; the official Adam moves all).
 """
 import ml_collections
 
@@ -35,7 +36,7 @@ MODELS = {
 
 def get_config(variant='attack'):
   """Returns the experiment; `variant` is one of 'attack', 'lstur', 'clean', 'release',
-  'norm_bound', 'multi_krum', 'median', 'trimmed_mean', 'krum'.
+  'norm_bound', 'multi_krum', 'median', 'trimmed_mean', 'krum', 'rows'.
   """
   config = ml_collections.ConfigDict()
   config.task = 'ua_fedrec'
@@ -45,6 +46,7 @@ def get_config(variant='attack'):
       'title_length': 30, 'min_count': 3, 'word_vectors': 'glove.840B.300d.txt'
   }
   config.model = MODELS['lstur' if variant == 'lstur' else 'nrms']
+  config.rows = variant == 'rows'
   config.federated = {
       'num_clients': 50000,
       'cohort_size': 50,

@@ -13,12 +13,14 @@ from jaxlab import parallel
 from jaxlab.data import partition, pipeline
 from jaxlab.federated import aggregators, algorithms, attacks, secure_aggregation, staging
 from jaxlab.federated import clients as clients_lib
+from jaxlab.federated import rows as rows_lib
 from jaxlab.federated.client import ClientData
 from jaxlab.federated.round import Cohort, RoundState, Threat, federated_round
 from jaxlab.federated.types import tree_bytes
 from jaxlab.task import split_variables
 from jaxlab.train.checkpoints import fingerprint
 from jaxlab.train.evaluation import Evaluator
+from jaxlab.train.rows import of_rows
 from jaxlab.train.run import Run, check_bad_steps, check_hooks
 from jaxlab.train.step import task_gradient
 from jaxlab.train.telemetry import compile_program
@@ -36,7 +38,6 @@ class FederatedState(NamedTuple):
     aggregator: the aggregator's state.
     attack: the attack's state.
     key: the run's PRNG key; round keys are folded from it and never stored.
-    contacts: int32, client participations so far, for the byte count.
     bad_rounds: int32, refused rounds in a row.
     hooks: name -> state of the hook of that name.
   """
@@ -46,7 +47,6 @@ class FederatedState(NamedTuple):
   aggregator: Any
   attack: Any
   key: jax.Array
-  contacts: jax.Array
   bad_rounds: jax.Array
   hooks: Any
 
@@ -290,6 +290,7 @@ def simulate(task, config, *, workdir=None, state=None, hooks=(), devices=None,
   build = functools.partial(_initial_state, task, settings, seed, hooks)
   shapes = jax.eval_shape(build)
   parallel.check_fits(shapes[0], 'config.model')
+  rows_lib.check(task, settings, shapes[0].params)
   clients = make_clients(task, settings, seed)
   algorithm = settings.make_algorithm(None)
   secure_aggregation.check_weights(
@@ -298,15 +299,16 @@ def simulate(task, config, *, workdir=None, state=None, hooks=(), devices=None,
   with Run(config, workdir, unit='round', total=settings.rounds, keep=settings.keep,
            profile_steps=profile_steps) as run:
     fresh, constants = jax.jit(build)()
-    restored = run.resume(lambda meta: shapes[0])
+    restored, sent = run.resume(lambda meta: shapes[0]), (0, 0)
     if restored:
       _, state, _, meta = restored
+      sent = meta['sent']
       config_lib.require(meta['constants'] == fingerprint(constants), 'constants',
                          'those of the checkpoint', 'others')
     place = functools.partial(parallel.place, axis=parallel.CLIENTS, devices=devices)
     state = place(fresh if state is None else state)
     constants = place(constants)
-    state = _run_rounds(run, task, settings, seed, state, clients, constants, hooks,
+    state = _run_rounds(run, task, settings, seed, state, sent, clients, constants, hooks,
                         Evaluator(task, devices=devices), devices)
     run.draw()
     return state
@@ -324,35 +326,52 @@ def _initial_state(task, settings, seed, hooks):
   threat = settings.make_threat(seed)
   start = RoundState.start(algorithm, aggregator, params, settings.num_clients,
                            threat.attack if threat else None)
-  state = FederatedState(**start._asdict(), round=zero, key=key, contacts=zero, bad_rounds=zero,
+  state = FederatedState(**start._asdict(), round=zero, key=key, bad_rounds=zero,
                          hooks={hook.name: hook.init(params) for hook in hooks})
   return state, constants
 
 
-def run_rounds(state, cohorts, table, constants, *, task, settings, clients_per_vmap, threat=None,
-               root=None, axis=parallel.CLIENTS):
+def run_rounds(state, cohorts, table, constants, rows, *, task, settings, clients_per_vmap,
+               threat=None, root=None, axis=parallel.CLIENTS):
   """Scans rounds over cohorts [R, M, ...]; a pure function of one device.
+
+  Args:
+    state: FederatedState.
+    cohorts: this device's Cohort with leaves [R, M, ...].
+    table: mapping of columns [N, ...].
+    constants: the Flax collection 'constants', or {}.
+    rows: {name of a table: int32 [R, K]}, the rows that take part in each round, as `RoundRows`
+      gives them; {} where tables take part whole.
+    task: Task without running state.
+    settings: FederatedConfig.
+    clients_per_vmap: see `federated_round`.
+    threat: likewise.
+    root: likewise.
+    axis: name of the device axis.
 
   Returns:
     (FederatedState, {metric: [R]}).
   """
-  algorithm = settings.make_algorithm(task_gradient(task, constants, settings.accumulate),
-                                      constants)
-  aggregator = settings.make_aggregator(algorithm)
+  if rows and threat is not None and threat.attack.idle is not None:
+    threat = threat._replace(attack=threat.attack.resting())
 
-  def one(state, cohort):
+  def one(state, inputs):
+    cohort, ids = inputs
+    touched = of_rows(ids, state.params)
+    algorithm = settings.make_algorithm(
+        task_gradient(task, constants, settings.accumulate, touched), constants)
+    whole = RoundState(state.server, state.clients, state.aggregator, state.attack)
     new, metrics = federated_round(
-        RoundState(state.server, state.clients, state.aggregator, state.attack), cohort, table,
-        jax.random.fold_in(state.key, state.round), algorithm=algorithm, aggregator=aggregator,
+        touched.gather(whole), cohort, table, jax.random.fold_in(state.key, state.round),
+        algorithm=algorithm, aggregator=settings.make_aggregator(algorithm),
         clients_per_vmap=clients_per_vmap, threat=threat, root=root,
         codec=settings.make_codec(algorithm), axis=axis)
-    contacts = parallel.psum((cohort.weights > 0).sum(dtype=jnp.int32), axis)
     state = state._replace(
-        **new._asdict(), round=state.round + 1, contacts=state.contacts + contacts,
+        **touched.scatter(whole, new)._asdict(), round=state.round + 1,
         bad_rounds=jnp.where(metrics['refused'], state.bad_rounds + 1, 0))
     return state, {**metrics, 'bad_rounds': state.bad_rounds}
 
-  return jax.lax.scan(one, state, cohorts)
+  return jax.lax.scan(one, state, (cohorts, rows))
 
 
 def round_bytes(algorithm, params, table, batch_size):
@@ -369,7 +388,20 @@ def round_bytes(algorithm, params, table, batch_size):
   return tree_bytes(payload), tree_bytes(message) + 8  # beside the message travels its weight
 
 
-def _run_rounds(run, task, settings, seed, state, clients, constants, hooks, evaluator, devices):
+def _bytes_of_call(task, settings, params, dataset, constants, rows):
+  """(bytes down, bytes up) of one client in a round of a call, with the numbers of its rows."""
+  first = {name: jnp.asarray(ids[0]) for name, ids in rows.items()}
+  touched = of_rows(first, params)
+  algorithm = settings.make_algorithm(
+      task_gradient(task, constants, settings.accumulate, touched), constants)
+  table = pipeline.take(dataset, np.zeros(1, np.int32))
+  down, up = round_bytes(algorithm, jax.eval_shape(touched.gather, params), table,
+                         settings.batch_size)
+  return down + tree_bytes(first), up
+
+
+def _run_rounds(run, task, settings, seed, state, sent, clients, constants, hooks, evaluator,
+                devices):
   everywhere = devices or jax.devices()
   mine = [i for i, d in enumerate(everywhere) if d.process_index == jax.process_index()]
   chunk = settings.clients_per_vmap or (1 if jax.default_backend() == 'cpu' else 32)
@@ -382,19 +414,20 @@ def _run_rounds(run, task, settings, seed, state, clients, constants, hooks, eva
   program = jax.pmap(
       functools.partial(run_rounds, task=task, settings=settings, clients_per_vmap=chunk,
                         threat=threat, root=root),
-      axis_name=parallel.CLIENTS, in_axes=(None, 0, 0 if settings.stage else None, None),
+      axis_name=parallel.CLIENTS, in_axes=(None, 0, 0 if settings.stage else None, None, None),
       out_axes=(None, None), donate_argnums=0, devices=devices)
-  algorithm = settings.make_algorithm(task_gradient(task, constants, settings.accumulate),
-                                      constants)
-  some_rows = pipeline.take(dataset, np.zeros(1, np.int32))
-  bytes_down, bytes_up = round_bytes(algorithm, state.params, some_rows, settings.batch_size)
+  row_wise = rows_lib.RoundRows(task, dataset, state.params) if task.rows else None
+  looks_at_all = threat is not None and threat.attack.idle is not None
   source = staging.CallSource(
-      clients, settings, seed, weighting=algorithm.weighting, num_devices=len(everywhere),
-      devices=mine, chunk=chunk, dataset=dataset if settings.stage else None)
+      clients, settings, seed, weighting=settings.make_algorithm(None).weighting,
+      num_devices=len(everywhere), devices=mine, chunk=chunk,
+      dataset=dataset if settings.stage else None, rows=row_wise,
+      whole=threat.malicious if looks_at_all else None)
   place = functools.partial(parallel.place, axis=parallel.CLIENTS, devices=devices)
   shard = functools.partial(parallel.shard, axis=parallel.CLIENTS, devices=devices)
   resident = None if settings.stage else place(pipeline.columns(dataset))
-  meta = {'constants': fingerprint(constants)}
+  shapes = jax.eval_shape(lambda: state.params)
+  constants_print = fingerprint(constants)
   position, programs, pending = int(state.round), {}, None
   calls = staging.prefetched(source, position // settings.rounds_per_call)
 
@@ -404,13 +437,17 @@ def _run_rounds(run, task, settings, seed, state, clients, constants, hooks, eva
   while position < settings.rounds:
     call = next(calls)
     table = shard(call.table) if settings.stage else resident
-    cohorts = shard(Cohort(*call.cohorts))
-    shape = str(jax.tree.map(np.shape, (call.cohorts.index, table)))
+    inputs = shard(Cohort(*call.cohorts)), table, constants, place(call.rows)
+    shape = str(jax.tree.map(np.shape, (call.cohorts.index, table, call.rows)))
     if shape not in programs:
-      programs[shape] = compile_program(program, (state, cohorts, table, constants),
-                                        settings.rounds_per_call, 'round')
+      programs[shape] = (
+          compile_program(program, (state, *inputs), settings.rounds_per_call, 'round'),
+          _bytes_of_call(task, settings, shapes, dataset, constants, call.rows))
     run.trace(position, state)
-    state, metrics = programs[shape].run(state, cohorts, table, constants)
+    compiled, of_client = programs[shape]
+    state, metrics = compiled.run(state, *inputs)
+    sent = [total + call.contacts * one for total, one in zip(sent, of_client)]
+    meta = {'constants': constants_print, 'sent': sent}
     position += settings.rounds_per_call
     if pending is not None:  # one call behind, so that the device is never waited for
       check_bad_steps(int(pending[1].max()), settings.max_bad_rounds, pending[0], 'round')
@@ -421,9 +458,8 @@ def _run_rounds(run, task, settings, seed, state, clients, constants, hooks, eva
     row = {}
     if due(settings.log_every):
       row = {name: float(value[-1]) for name, value in jax.device_get(metrics).items()}
-      contacts = int(state.contacts)
-      row.update(padding_waste=call.waste, mb_down=contacts * bytes_down / 1e6,
-                 mb_up=contacts * bytes_up / 1e6, rounds_per_s=run.rate(position))
+      row.update(padding_waste=call.waste, mb_down=sent[0] / 1e6, mb_up=sent[1] / 1e6,
+                 rounds_per_s=run.rate(position))
     if due(settings.eval_every):
       for split in settings.eval_splits:
         row.update(evaluator(state, constants, split))

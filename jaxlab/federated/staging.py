@@ -21,10 +21,15 @@ class Call(NamedTuple):
     cohorts: HostCohort with leaves [D, R, M, ...] of this process's D devices.
     table: {column: [D, N', ...]} the rows that each device needs, or None for the resident table.
     waste: share of the steps run that are padding.
+    contacts: clients that take part, those of all rounds and devices.
+    rows: {name of a parameter: int32 [R, K]} the rows of it that take part, as `RoundRows` gives
+      them; {} where all do.
   """
   cohorts: clients_lib.HostCohort
   table: Any
   waste: float
+  contacts: int
+  rows: Any
 
 
 class CallSource:
@@ -39,12 +44,14 @@ class CallSource:
     devices: positions of this process's devices.
     chunk: clients vmapped together.
     dataset: MapDataset of the rows to stage, or None to stage none.
+    rows: RoundRows, or None where parameters take part whole.
+    whole: bool [N + 1] by client id, those with whom they take part whole all the same.
   """
 
   def __init__(self, clients, settings, seed, *, weighting, num_devices, devices, chunk,
-               dataset=None):
+               dataset=None, rows=None, whole=None):
     self._clients, self._settings, self._seed = clients, settings, seed
-    self._chunk, self._dataset = chunk, dataset
+    self._chunk, self._dataset, self._rows, self._whole = chunk, dataset, rows, whole
     self._make = functools.partial(
         clients_lib.make_cohort, clients, work=settings.work, seed=seed, weighting=weighting,
         num_devices=num_devices, devices=devices, chunk=chunk)
@@ -62,10 +69,15 @@ class CallSource:
     cohorts = jax.tree.map(lambda *x: np.stack(x, axis=1), *(
         self._make(i, round_number=r, steps=steps) for i, r in zip(ids, rounds)))
     waste = clients_lib.padding_waste(cohorts.index, self._chunk)
+    everyone = np.concatenate(ids)
+    contacts = int((self._clients.sizes[everyone] > 0).sum())
+    rows = {}
+    if self._rows is not None and not (self._whole is not None and self._whole[everyone].any()):
+      rows = self._rows([np.concatenate([self._clients.of(c) for c in one]) for one in ids])
     if self._dataset is None:
-      return Call(cohorts, None, waste)
+      return Call(cohorts, None, waste, contacts, rows)
     index, table = stage_rows(self._dataset, cohorts.index)
-    return Call(cohorts._replace(index=index), table, waste)
+    return Call(cohorts._replace(index=index), table, waste, contacts, rows)
 
 
 def stage_rows(dataset, index):

@@ -58,11 +58,20 @@ class Attack(NamedTuple):
     poison: (labels [m] of the malicious clients' rows, numpy Generator) -> labels, for attacks on
       the data; None for the others.
     column: the column of the data that `poison` is given.
+    idle: state -> state in a round without a malicious client, for an attack that looks at more of
+      the model than the clients of a round do. Under row-wise updates the rounds in which it acts
+      have all rows. None for the others, which see and write the rows of the round.
   """
   init: Callable[[Any], Any]
   apply: Callable[..., tuple[Any, Any, Any]]
   poison: Callable[..., np.ndarray] | None = None
   column: str = 'label'
+  idle: Callable[[Any], Any] | None = None
+
+  def resting(self):
+    """The attack in rounds without a malicious client, which looks at nothing; needs `idle`."""
+    return self._replace(apply=lambda state, payload, messages, weights, malicious, key: (
+        messages, weights, self.idle(state)))
 
 
 class Algorithm(NamedTuple):

@@ -119,7 +119,7 @@ class WordEmbedding(nn.Module):
       return self.deviation * jax.random.normal(key, shape, dtype).at[0].set(0)
 
     table = self.param('embedding', init, (self.vocab_size, self.features))
-    return table.astype(self.dtype)[words]
+    return table[words].astype(self.dtype)
 
 
 class ConvText(nn.Module):

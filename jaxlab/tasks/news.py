@@ -21,7 +21,7 @@ from jaxlab.metrics import ranking
 from jaxlab.models import news as models
 from jaxlab.task import Loss, Task
 
-CONFIG_KEYS = ('model', 'data')
+CONFIG_KEYS = ('model', 'data', 'rows')
 DATASETS = {  # name -> (builder, its config)
     'mind_small': ('mind', 'small'), 'mind_large': ('mind', 'large'), 'mind_demo': ('mind', 'demo'),
     'adressa': ('adressa', 'week'), 'adressa_demo': ('adressa', 'demo')
@@ -29,6 +29,7 @@ DATASETS = {  # name -> (builder, its config)
 NEWS_MODELS = {'nrms': models.NRMSNews, 'lstur': models.LSTURNews, 'naml': models.NAMLNews}
 USER_MODELS = {'nrms': models.NRMSUser, 'lstur': models.LSTURUser, 'naml': models.NAMLUser}
 _CHUNK = 1024  # news encoded together when all are
+_WORDS = 'news/words/embedding'  # of which row-wise updates touch the words that are read
 
 
 class Data(NamedTuple):
@@ -99,7 +100,7 @@ def load_data(*, name: str, history_length: int, pad_side: Literal['front', 'bac
 
 
 def check(config):
-  """Checks `config.model` and `config.data` without loading data.
+  """Checks `config.model`, `config.data` and `config.rows` without loading data.
 
   Returns:
     Function NewsTable -> (news encoder, user encoder).
@@ -107,6 +108,7 @@ def check(config):
   Raises:
     ConfigError: a part is missing, an unknown name or key, a wrong type.
   """
+  config_lib.check_type(config.get('rows', False), bool, 'config.rows')
   data = config_lib.section(config, 'data')
   config_lib.check_arguments(load_data, data, 'data', drop=())
   config_lib.choose(data['name'], DATASETS, 'data.name')
@@ -137,11 +139,12 @@ def check(config):
 def make_task(config):
   """Makes the NewsTask from `config.model` and `config.data` (the arguments of `load_data`).
 
-  `config.model` has 'news' and 'user', each {name, ...fields} of a module of `models.news`.
+  `config.model` has 'news' and 'user', each {name, ...fields} of a module of `models.news`. With
+  `config.rows` only the word vectors that a batch, or a federated round, looks at are updated.
   """
   make_models = check(config)
   data = config_lib.call(load_data, config['data'], 'data', drop=())
-  return from_models(*make_models(data.table), data)
+  return from_models(*make_models(data.table), data, rows=config.get('rows', False))
 
 
 def sample_negatives(keys, pool, sizes, count):
@@ -191,22 +194,23 @@ def encode_all(encode, params, features, key=None, chunk=_CHUNK):
       -1, chunk, *x.shape[1:])
 
   @jax.checkpoint
-  def one(params, part, index):
+  def one(part, index):  # closes over the parameters, among which may be the stand-in of a table
     return encode(params, part, None if key is None else jax.random.fold_in(key, index))
 
   folded = {name: fold(jnp.asarray(column)) for name, column in features.items()}
   numbers = jnp.arange((rows + padding) // chunk)
-  vectors = jax.lax.map(lambda inputs: one(params, *inputs), (folded, numbers))
+  vectors = jax.lax.map(lambda inputs: one(*inputs), (folded, numbers))
   return vectors.reshape(-1, vectors.shape[-1])[:rows]
 
 
-def from_models(news_model, user_model, data):
+def from_models(news_model, user_model, data, *, rows=False):
   """Makes the NewsTask of two Flax modules; the features of the news are its 'constants'.
 
   Args:
     news_model: module called as (features, train) -> vectors [M, D], rng 'dropout' when training.
     user_model: module called as (vectors [B, H, D], real [B, H], train) -> [B, D], likewise.
     data: Data.
+    rows: True has the word table updated row by row (`Task.rows`), for encoders that have one.
   """
   features = {name: jnp.asarray(column) for name, column in data.table.features.items()}
   datasets = {name: pipeline.from_arrays(columns) for name, columns in data.splits.items()}
@@ -251,7 +255,19 @@ def from_models(news_model, user_model, data):
     if ids.size < len(table['title']):
       flat = encode(params, gather(table, ids.ravel()), key)
       return flat.reshape(*ids.shape, -1)
-    return encode_all(encode, params, table, key)[ids]
+    if not rows:
+      return encode_all(encode, params, table, key)[ids]
+    # The words of other news may not be at hand; what fills up is news whose words are.
+    some = jnp.unique(ids, size=len(table['title']), fill_value=ids.max())
+    return encode_all(encode, params, gather(table, some), key)[jnp.searchsorted(some, ids)]
+
+  def words_of(batch):
+    """The words of the news of a batch, before `act` of all that it may draw."""
+    shown = ([batch['candidates']] if 'candidates' in batch else
+             [batch['click'][:, None], batch['pool']])
+    ids = jnp.concatenate([*shown, batch['history']], axis=1)
+    views = [name for name in ('title', 'abstract') if name in features]
+    return {_WORDS: jnp.concatenate([features[name][ids].ravel() for name in views])}
 
   def loss(variables, batch, key):
     news_key, user_key = jax.random.split(key)
@@ -281,4 +297,5 @@ def from_models(news_model, user_model, data):
   def dataset(split):
     return config_lib.choose(split, datasets, 'split')
 
-  return NewsTask(init, loss, predict, evaluate, dataset, act, encode=encode, click_loss=click_loss)
+  return NewsTask(init, loss, predict, evaluate, dataset, act, words_of if rows else None,
+                  encode=encode, click_loss=click_loss)

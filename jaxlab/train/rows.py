@@ -118,6 +118,9 @@ class Touched:
             'updates: the L2 of a whole table moves every row in every step', 'some')
 
 
+NOTHING = Touched({}, ())
+
+
 def touched(task, batch, params, trainable, axis=parallel.BATCH):
   """The rows that a step on `batch` touches, those of all devices on `axis`.
 
@@ -132,20 +135,48 @@ def touched(task, batch, params, trainable, axis=parallel.BATCH):
     ConfigError: `task.rows` names a parameter that is not there.
   """
   if task.rows is None:
-    return Touched({}, ())
-  leaves = {_keys(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    return NOTHING
   trained = {_keys(path): keep for path, keep in jax.tree_util.tree_leaves_with_path(trainable)}
-  tables, unique = {}, {}
+  leaves, unique, rows = by_path(params), {}, {}
   for name, ids in task.rows(batch).items():
-    path = tuple(name.split('/'))
-    require(path in leaves, 'Task.rows', f'one of {["/".join(p) for p in leaves]}', name)
-    if trained[path]:
-      leaf = leaves[path]
+    leaf = table_of(name, leaves)
+    if trained[_path(name)]:
       key = id(ids), leaf.shape[0]  # tables that share their ids share the sorting
       if key not in unique:
         unique[key] = _unique(parallel.all_gather(jnp.ravel(ids), axis), leaf.shape[0])
-      tables[path] = Table(unique[key], leaf.shape, leaf.dtype)
+      rows[name] = unique[key]
+  return of_rows(rows, params)
+
+
+def of_rows(rows, params):
+  """The `Touched` of known rows.
+
+  Args:
+    rows: {name: int32 [K], each id once, ascending, filled up with V}, as `Task.rows` names tables.
+    params: all parameters.
+
+  Raises:
+    ConfigError: a name is no parameter.
+  """
+  leaves = by_path(params)
+  tables = {_path(name): Table(ids, table_of(name, leaves).shape, table_of(name, leaves).dtype)
+            for name, ids in rows.items()}
   return Touched(tables, tuple(leaves))
+
+
+def by_path(params):
+  """{path, a tuple of keys: leaf} of all parameters."""
+  return {_keys(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+
+def table_of(name, leaves):
+  """The leaf of a name of `Task.rows` among those of `by_path`; ConfigError if there is none."""
+  require(_path(name) in leaves, 'Task.rows', f'one of {["/".join(p) for p in leaves]}', name)
+  return leaves[_path(name)]
+
+
+def _path(name):
+  return tuple(name.split('/'))
 
 
 def _unique(ids, size):

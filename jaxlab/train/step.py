@@ -148,19 +148,21 @@ def act_once(gradient, params, batch, key):
   return batch, gradient
 
 
-def task_gradient(task, constants=None, accumulate=1):
+def task_gradient(task, constants=None, accumulate=1, touched=rows_lib.NOTHING):
   """The `TaskGradient` of a Task without running state.
 
   Args:
     task: Task without running state.
     constants: the Flax collection 'constants', or None.
     accumulate: microbatches of a batch.
+    touched: `rows.Touched`; of its tables the parameters hold the rows that it gathers.
   """
   def act(params, batch, key):
-    return _act(task, join_variables(params, {}, constants), batch, key)
+    return _act(task, join_variables(touched.stand_in(params), {}, constants), batch, key)
 
   def loss(params, running, batch, key):
-    return task.loss(join_variables(params, running, constants), batch, key)
+    variables = join_variables(touched.stand_in(params), running, constants)
+    return task.loss(variables, batch, key)
 
   def gradient(params, batch, key):
     total, sums, _ = summed_gradient(loss, params, {}, batch, key, accumulate)

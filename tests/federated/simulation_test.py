@@ -68,7 +68,7 @@ class SimulateTest(parameterized.TestCase):
       rows = rows_of(folder)
       self.assertLess(rows[-1]['loss'], 0.7 * rows[0]['loss'])
       self.assertGreater(rows[-1]['train/accuracy'], 0.8)
-      self.assertEqual(int(state.contacts), 40 * 4)
+      self.assertEqual(int(state.round), 40)
       model = (4 * 3 + 3) * 4
       self.assertAlmostEqual(rows[-1]['mb_down'], 160 * 3 * model / 1e6)
       self.assertAlmostEqual(rows[-1]['mb_up'], 160 * (3 * model + 8) / 1e6)
@@ -148,9 +148,11 @@ class SimulateTest(parameterized.TestCase):
     self.assertTrue(all((leaf == 0).all() for leaf in jax.tree.leaves(state.params)))
 
   def test_natural_clients(self):
-    state = federated.simulate(toy.softmax_task(rows=60), config(
-        partition={'name': 'by_user'}, partition_by='label', num_clients=3, cohort_size=3))
-    self.assertEqual(int(state.contacts), 18)
+    with tempfile.TemporaryDirectory() as folder:
+      federated.simulate(toy.softmax_task(rows=60), config(
+          partition={'name': 'by_user'}, partition_by='label', num_clients=3, cohort_size=3,
+          **FEDAVG), workdir=folder)
+      self.assertAlmostEqual(rows_of(folder)[-1]['mb_down'], 18 * (4 * 3 + 3) * 4 / 1e6)
 
   def test_partitions_by_number_alone_need_no_column(self):
     for name in ('iid', 'quantity'):

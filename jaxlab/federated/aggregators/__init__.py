@@ -22,15 +22,20 @@ from jaxlab.federated.aggregators.means import (
 from jaxlab.federated.aggregators.order import median, trimmed_mean
 from jaxlab.federated.aggregators.quantities import truncated
 from jaxlab.federated.aggregators.quantity_aware import fedra
-from jaxlab.federated.aggregators.registry import AGGREGATORS, MODEL_SHAPED, make_aggregator
+from jaxlab.federated.aggregators.registry import (
+    AGGREGATORS,
+    MODEL_SHAPED,
+    WHOLE_MODEL,
+    make_aggregator,
+)
 from jaxlab.federated.aggregators.residuals import residual
 from jaxlab.federated.aggregators.similarity import fltrust, foolsgold
 from jaxlab.federated.aggregators.spectral import dnc
 from jaxlab.federated.aggregators.stack import from_rule, screen
 
 __all__ = [
-    'AGGREGATORS', 'MODEL_SHAPED', 'bulyan', 'by_part', 'centered_clip', 'clipped_gaussian', 'dnc',
-    'fedra', 'fltrust', 'foolsgold', 'from_rule', 'from_stream', 'krum', 'make_aggregator',
-    'maximum', 'median', 'multi_krum', 'norm_bound', 'residual', 'rfa', 'screen', 'trimmed_mean',
-    'truncated', 'uniform_mean', 'weighted_mean',
+    'AGGREGATORS', 'MODEL_SHAPED', 'WHOLE_MODEL', 'bulyan', 'by_part', 'centered_clip',
+    'clipped_gaussian', 'dnc', 'fedra', 'fltrust', 'foolsgold', 'from_rule', 'from_stream', 'krum',
+    'make_aggregator', 'maximum', 'median', 'multi_krum', 'norm_bound', 'residual', 'rfa', 'screen',
+    'trimmed_mean', 'truncated', 'uniform_mean', 'weighted_mean',
 ]

@@ -26,6 +26,8 @@ AGGREGATORS = {
     'truncated': truncated}
 # Aggregators whose state is shaped like the model, as the message must be.
 MODEL_SHAPED = ('centered_clip', 'foolsgold', 'fltrust')
+# Those that cannot do with some rows of a table: they remember, or blur, the whole model.
+WHOLE_MODEL = (*MODEL_SHAPED, 'clipped_gaussian')
 
 
 def make_aggregator(config, algorithm, num_clients=None):

@@ -72,16 +72,19 @@ def canon_nan(xp, bits):
                   np.uint32(softfloat.NAN), bits)
 
 
-def canon(xp, bits, mode='flush'):
-  """Bit patterns, canonical: NaNs are one, and in mode 'flush' small magnitudes are zeros.
+def flush(xp, bits):
+  """Bit patterns with zeros for small magnitudes: enough inside a sum, which makes NaNs one later.
 
   An integer operation, it also keeps XLA from contracting a product and a sum to one FMA.
   """
-  bits = canon_nan(xp, bits)
-  if mode == 'ieee':
-    return bits
   tiny = (bits & np.uint32(softfloat.MAGNITUDE)) <= np.uint32(SMALLEST)
   return xp.where(tiny, bits & np.uint32(softfloat.SIGN), bits)
+
+
+def canon(xp, bits, mode='flush'):
+  """Bit patterns, canonical: NaNs are one, and in mode 'flush' small magnitudes are zeros."""
+  bits = canon_nan(xp, bits)
+  return bits if mode == 'ieee' else flush(xp, bits)
 
 
 def float_views(xp):
@@ -110,9 +113,9 @@ def _max(xp, a, b):
   return to_unsigned(xp, _key(xp, to_unsigned(xp, xp.maximum(_key(xp, a), _key(xp, b)))))
 
 
-def max_along(xp, bits):
-  """The largest of each row of canonical bit patterns [R, n]: BOP 'max' in any order."""
-  return to_unsigned(xp, _key(xp, to_unsigned(xp, _key(xp, bits).max(1))))
+def max_along(xp, bits, axes):
+  """The largest of canonical bit patterns along some axes: BOP 'max' in any order."""
+  return to_unsigned(xp, _key(xp, to_unsigned(xp, _key(xp, bits).max(axes))))
 
 
 def _neg(xp, a):
@@ -124,8 +127,12 @@ def _divide(xp, x, y):
   """x / y, which XLA must not turn into x * (1 / y): it sees full arrays that nobody knows."""
   if xp is np:
     return x / y
-  x, y = jnp.broadcast_arrays(x, y)
-  return lax.div(*lax.optimization_barrier((x, y)))
+  return lax.div(*lax.optimization_barrier(tuple(jnp.broadcast_arrays(x, y))))
+
+
+def add_floats(xp, x, y):
+  """x + y, also where XLA knows that one is 0: it would give the other one, -0 for -0 + 0."""
+  return x + y if xp is np else jnp.add(*lax.optimization_barrier((x, y)))
 
 
 def _f2i(xp, x):
@@ -152,9 +159,9 @@ def _array_bop(xp, name, args, mode):
   to_float, to_bits = float_views(xp)
   u32 = lambda condition: condition.astype(np.uint32)
   if name in ('add', 'sub', 'mul', 'div', 'sqrt', 'round_even', 'floor'):
-    function = {'add': xp.add, 'sub': xp.subtract, 'mul': xp.multiply, 'sqrt': xp.sqrt,
-                'div': lambda x, y: _divide(xp, x, y), 'round_even': xp.round,
-                'floor': xp.floor}[name]
+    function = {'add': lambda x, y: add_floats(xp, x, y), 'mul': xp.multiply, 'sqrt': xp.sqrt,
+                'sub': lambda x, y: add_floats(xp, x, -y), 'div': lambda x, y: _divide(xp, x, y),
+                'round_even': xp.round, 'floor': xp.floor}[name]
     return to_bits(function(*map(to_float, args)))
   if name in ('lt', 'le', 'eq'):
     function = {'lt': xp.less, 'le': xp.less_equal, 'eq': xp.equal}[name]
@@ -187,7 +194,7 @@ def _array_bop(xp, name, args, mode):
           'ior': xp.bitwise_or, 'ixor': xp.bitwise_xor}[name](a, b)
 
 
-def array_bop(xp, name, args, mode='flush', canonical=()):
+def array_bop(xp, name, args, mode='flush', canonical=(), finish=True):
   """A BOP of 32 bits on uint32 arrays by the hardware's float32.
 
   Args:
@@ -196,6 +203,7 @@ def array_bop(xp, name, args, mode='flush', canonical=()):
     args: uint32 arrays of one shape, or scalars.
     mode: 'flush' or 'ieee'.
     canonical: of each operand, whether it is known to be canonical.
+    finish: False leaves a float result as the hardware gives it.
 
   Returns:
     uint32 array; canonical if the result is a float.
@@ -206,7 +214,7 @@ def array_bop(xp, name, args, mode='flush', canonical=()):
           for arg, kind, skip in zip(args, bop.operands, known, strict=True)]
   result = _array_bop(xp, name, args, mode)
   exact = name in ('max', 'min', 'neg')  # of canonical values again canonical
-  return canon(xp, result, mode) if bop.is_float and not exact else result
+  return canon(xp, result, mode) if bop.is_float and finish and not exact else result
 
 
 def numpy_bop(name, *args, mode='flush'):

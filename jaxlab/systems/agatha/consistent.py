@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 
-from jaxlab.systems.agatha import bops, lowering, merkle
+from jaxlab.systems.agatha import bops, lowering, merkle, straight_line
 from jaxlab.systems.agatha import graph as graph_lib
 
 # Longer programs run in a loop: fused into readers of many slices (a convolution's patches, a
@@ -22,6 +22,7 @@ FEW_STEPS = 4
 LEVELS_AT_ONCE = 16  # values of a halving tree that one kernel takes: four levels
 # Of these the order is free: their halving tree gives the same bits as any other.
 _FREE = {'max', 'magmax', 'iand', 'ior', 'iadd'}
+_BLIND = {'add', 'mul'}  # these see of a NaN only that it is one: making it the one comes last
 
 
 def to_bits(xp, array):
@@ -50,16 +51,11 @@ def from_bits(xp, bits, dtype):
 def canonical_lines(program):
   """Of each line, whether no element of its output can be a magnitude that is flushed."""
   known = []
-
-  def is_canonical(source, number):
-    if source == 'literal':
-      return int(bops.canon(np, np.array([number], np.uint32))[0]) == number
-    return source == 'line' and known[number]
-
   for line in program.lines:
-    operands = [is_canonical(op.source, op.number) for op in line.operands]
+    operands = [straight_line.is_canonical(op.number) if op.source == 'literal' else
+                op.source == 'line' and known[op.number] for op in line.operands]
     if line.kind == 'MAP':
-      known.append(_canonical_steps(line.body, operands, is_canonical)[-1])
+      known.append(straight_line.canonical_steps(line.body, operands)[-1])
     elif line.kind == 'MOVE':
       known.append(all(operands))
     elif line.kind == 'REDUCE':
@@ -69,74 +65,44 @@ def canonical_lines(program):
   return known
 
 
-def _canonical_steps(body, operands, of_literal):
-  known = []
-  for step in body:
-    refs = [known[ref.value] if ref.kind == 'step' else operands[ref.value]
-            if ref.kind == 'operand' else of_literal('literal', ref.value) for ref in step.refs]
-    known.append(bops.BOPS[step.bop].is_float or (step.bop == 'select' and all(refs[1:])))
-  return known
-
-
 def _map(xp, line, known, arrays):
   """A straight-line program; `known` says which operands are canonical."""
   if xp is np or len(line.body) < FEW_STEPS or line.size < 2:
-    result = _run_steps(xp, line.body, known, arrays)
+    result = straight_line.run(xp, line.body, known, arrays)
     return result.reshape(line.shape) if result.size == line.size else xp.broadcast_to(
         result, line.shape)
-  half = -(-line.size // 2)
+  # Two blocks along the first axis that has two: other shapes than the line's own would have XLA
+  # divide to find each element's place in whatever it fuses with the cut.
+  first, *rest = [n for n in line.shape if n > 1]
+  half = -(-first // 2)
 
   def halves(x):
-    flat = jnp.broadcast_to(x, line.shape).ravel()
-    return jnp.pad(flat, (0, 2 * half - line.size)).reshape(2, half)
+    rows = jnp.broadcast_to(x, line.shape).reshape(first, *rest)
+    return jnp.pad(rows, ((0, 2 * half - first), *((0, 0),) * len(rest))).reshape(2, half, *rest)
 
   scalar = [not np.ndim(x) for x in arrays]
   cut = [None if alone else halves(x) for x, alone in zip(arrays, scalar)]
 
   def block(parts):
     given = [x if alone else part for x, part, alone in zip(arrays, parts, scalar)]
-    return jnp.broadcast_to(_run_steps(jnp, line.body, known, given), half)
+    return jnp.broadcast_to(straight_line.run(jnp, line.body, known, given), (half, *rest))
 
-  return lax.map(block, cut).ravel()[:line.size].reshape(line.shape)
-
-
-def _run_steps(xp, body, known, arrays):
-  """The last value of a straight-line program, in the shape that the operands broadcast to."""
-  canon = functools.cache(lambda i: bops.canon(xp, arrays[i]))
-  of_literal = lambda _, bits: int(bops.canon(np, np.array([bits], np.uint32))[0]) == bits
-  steps_known = _canonical_steps(body, known, of_literal)
-  values = []
-  for step in body:
-    args, fine = [], []
-    for ref, kind in zip(step.refs, bops.BOPS[step.bop].operands):
-      if ref.kind == 'step':
-        args.append(values[ref.value])
-        fine.append(steps_known[ref.value])
-      elif ref.kind == 'literal':
-        args.append(np.uint32(ref.value) if xp is jnp else np.full((1,), ref.value, np.uint32))
-        fine.append(False)
-      else:
-        args.append(canon(ref.value) if kind == 'f' and not known[ref.value] else arrays[ref.value])
-        fine.append(kind == 'f')
-    values.append(bops.array_bop(xp, step.bop, args, canonical=fine))
-  return values[-1]
+  return lax.map(block, cut).reshape(2 * half, *rest)[:first].reshape(line.shape)
 
 
-def _flush(xp, bits):
-  """`bops.canon` without the NaNs: enough inside a sum, and still a fence."""
-  tiny = (bits & np.uint32(0x7fffffff)) <= np.uint32(bops.SMALLEST)
-  return xp.where(tiny, bits & np.uint32(0x80000000), bits)
+def ordered_dot(xp, a, b, known=(False, False)):
+  """[G, M, K] x [G, K, N] -> [G, M, N] bit patterns: s = +0; for k ascending: s = s + a * b.
 
-
-def ordered_dot(xp, a, b):
-  """[G, M, K] x [G, K, N] -> [G, M, N] bit patterns: s = +0; for k ascending: s = s + a * b."""
+  `known` says of both whether they are canonical.
+  """
   to_float, to_bits_ = bops.float_views(xp)
-  a, b = bops.canon(xp, a), bops.canon(xp, b)
+  a, b = (x if fine else bops.flush(xp, x) for x, fine in zip((a, b), known))
 
   def term(total, pair):
     left, right = pair
-    product = _flush(xp, to_bits_(to_float(left)[:, :, None] * to_float(right)[:, None, :]))
-    return _flush(xp, to_bits_(to_float(total) + to_float(product))), None
+    product = bops.flush(xp, to_bits_(to_float(left)[:, :, None] * to_float(right)[:, None, :]))
+    total = bops.add_floats(xp, to_float(total), to_float(product))
+    return bops.flush(xp, to_bits_(total)), None
 
   total = xp.zeros((a.shape[0], a.shape[1], b.shape[2]), np.uint32)
   if xp is np:
@@ -168,44 +134,79 @@ def exact_dot(xp, a, b, row, column, bits):
   return xp.where((row == 255) | (column == 255), np.uint32(0x7fc00000), scaled)
 
 
-def _reduce(xp, line, x):
-  """[outputs, terms] by the halving tree, padded to a power of two with the identity.
+def _reduce(xp, line, known, x, axes):
+  """The halving tree over the terms of an array, padded to a power of two with the identity.
 
-  A magnitude's outputs may have axes of their own: no tree is needed, so nothing has to be merged.
+  Args:
+    xp: numpy or jax.numpy.
+    line: the REDUCE.
+    known: whether `x` is canonical.
+    x: uint32 array.
+    axes: of the terms, the last fastest.
+
+  Returns:
+    The other axes, in order.
   """
   bop, identity = line.body
-  if bops.BOPS[bop].is_float:
-    x = bops.canon(xp, x) if line.terms > 1 else x
   if line.terms == 1:
-    return x[..., 0]
+    return x
+  if bops.BOPS[bop].is_float and not known:
+    x = bops.canon(xp, x)
   if bop in _FREE:
-    return _free_reduce(xp, bop, x)
-  width = 1 << merkle.depth_of(line.terms)
-  fill = xp.full((x.shape[0], width - line.terms), identity, np.uint32)
-  x = xp.concatenate([x, fill], 1)
-  while width > 1:
-    if xp is jnp:  # else XLA's fusion would compute a level once for each of its readers
-      x = lax.optimization_barrier(x)
-    parts = min(width, LEVELS_AT_ONCE)
-    width //= parts
-    x = [x[:, i * width:(i + 1) * width] for i in range(parts)]
-    while len(x) > 1:
-      half = len(x) // 2
-      x = [bops.array_bop(xp, bop, pair, canonical=[True, True])
-           for pair in zip(x[:half], x[half:])]
-    x = x[0]
-  return x[:, 0]
+    return _free_reduce(xp, bop, x, axes)
+  sizes = [x.shape[axis] for axis in axes]
+  if any(n & (n - 1) for n in sizes[1:]):  # the padding would come between the terms
+    kept = [i for i in range(x.ndim) if i not in axes]
+    x = x.transpose(*axes, *kept).reshape(-1, *(x.shape[i] for i in kept))
+    axes, sizes = (0,), [line.terms]
+
+  def combine(a, b):
+    if bop in _BLIND:
+      return bops.flush(xp, bops.array_bop(xp, bop, (a, b), canonical=[True, True], finish=False))
+    return bops.array_bop(xp, bop, (a, b), canonical=[True, True])
+
+  # The upper half of all terms is that of their first axis, then that of the next.
+  filled = (1 << merkle.depth_of(sizes[0])) - sizes[0]
+  x = xp.pad(x, [(0, filled if i == axes[0] else 0) for i in range(x.ndim)],
+             constant_values=np.uint32(identity))
+  for axis in axes:
+    part = lambda x, start, stop: x[(slice(None),) * axis + (slice(start, stop),)]
+    while x.shape[axis] > 1:
+      if xp is jnp:  # else XLA's fusion would compute a level once for each of its readers
+        x = lax.optimization_barrier(x)
+      parts = min(x.shape[axis], LEVELS_AT_ONCE)
+      width = x.shape[axis] // parts
+      x = [part(x, i * width, (i + 1) * width) for i in range(parts)]
+      while len(x) > 1:
+        half = len(x) // 2
+        x = [combine(*pair) for pair in zip(x[:half], x[half:])]
+      x = x[0]
+  return bops.canon_nan(xp, x) if bop in _BLIND else x
 
 
-def _free_reduce(xp, bop, x):
+def _free_reduce(xp, bop, x, axes):
   if bop == 'iadd':
-    return x.sum(1, dtype=np.uint32)
+    return x.sum(axes, dtype=np.uint32)
   if bop == 'magmax':
-    return (x & np.uint32(0x7fffffff)).max(-1)
+    return (x & np.uint32(0x7fffffff)).max(axes)
   if bop == 'max':
-    return bops.max_along(xp, x)
-  return (np.bitwise_and if bop == 'iand' else np.bitwise_or).reduce(x, 1) if xp is np else (
-      lax.reduce_and(x, (1,)) if bop == 'iand' else lax.reduce_or(x, (1,)))
+    return bops.max_along(xp, x, axes)
+  return (np.bitwise_and if bop == 'iand' else np.bitwise_or).reduce(x, axes) if xp is np else (
+      lax.reduce_and(x, axes) if bop == 'iand' else lax.reduce_or(x, axes))
+
+
+def _kept(x):
+  """x in an array of its own: XLA fuses it neither with what it is made of nor with its readers.
+
+  It is the result of a call that may not be inlined. XLA's CPU fuses over an optimization_barrier.
+  """
+  with set_xla_metadata(inlineable='false'):
+    return _copy(x)
+
+
+@jax.jit
+def _copy(x):
+  return x ^ np.uint32(0)  # something to call for: JAX leaves a function of nothing out
 
 
 def kernel(xp, line, known, *arrays):
@@ -215,11 +216,14 @@ def kernel(xp, line, known, *arrays):
   elif line.kind == 'MOVE':
     result = line.arrange(xp, *arrays)
   elif line.kind == 'REDUCE':
-    result = _reduce(xp, line, line.arrange(xp, *arrays))
+    if xp is jnp and line.name.startswith('reduce_window'):  # read by strides: slow if fused
+      arrays = map(_kept, arrays)
+    result = _reduce(xp, line, *known, *line.arrange(xp, *arrays))
   elif line.kind == 'DOT':
-    result = line.restore(ordered_dot(xp, *line.arrange(xp, *arrays)))
+    result = line.restore(ordered_dot(xp, *line.arrange(xp, *arrays), known))
   else:
     result = line.restore(exact_dot(xp, *line.arrange(xp, *arrays), *line.body))
+    result = result if xp is np else _kept(result)
   return result.reshape(line.shape)
 
 
@@ -233,10 +237,7 @@ class _Kernels:
     key = (key, known, tuple(x.shape for x in arrays))
     if key not in self._jitted:
       self._jitted[key] = jax.jit(functools.partial(kernel, jnp, line, known))
-    if line.kind not in ('REDUCE', 'EXACT'):  # in a call loops and long programs are slow
-      return self._jitted[key](*arrays)
-    with set_xla_metadata(inlineable='false'):
-      return self._jitted[key](*arrays)
+    return self._jitted[key](*arrays)
 
 
 _KERNELS = _Kernels()

@@ -56,8 +56,8 @@ class Line(NamedTuple):
     operands: what is read.
     body: MAP: the program; REDUCE: (BOP, identity's bits); EXACT: (bits,).
     arrange: (numpy or jax.numpy, operands' arrays) -> the arrays that the kernel of the kind takes:
-      MOVE the output; REDUCE [outputs, terms] (magnitudes: [..., terms]); DOT [G, M, K], [G, K, N].
-      Not part of the digest.
+      MOVE the output; REDUCE an array whose other axes are the output's, and the axes of the terms
+      (as `inner`, or all in one); DOT [G, M, K], [G, K, N]. Not part of the digest.
     restore: array of a DOT or EXACT kernel [G, M, N] -> the output.
   """
   kind: str

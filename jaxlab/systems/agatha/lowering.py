@@ -206,7 +206,7 @@ class Lowering:
     largest = self.reduce(
         f'{name}.largest', 'magmax', 0, value, kept, [s for i, s in enumerate(by) if i != axis],
         (shape[axis],), (by[axis],),
-        lambda xp, x: xp.moveaxis(x, axis, -1))
+        lambda xp, x: (x, (axis,)))
     each = self.reshape(largest, (*kept[:axis], 1, *kept[axis:]), f'{name}.spread')
     return self.map(f'{name}.quantize', shape, 'int32', [value, each],
                     lambda b, x, largest: quantize(b, x, largest, bits)), largest

@@ -268,14 +268,12 @@ def _reduction(name, dtype):
 
 @_rule(*{name for name, _ in _REDUCTIONS})
 def _reduce(low, eqn, x):
-  name, axes = eqn.primitive.name, eqn.params['axes']
+  name, axes = eqn.primitive.name, sorted(eqn.params['axes'])
   kept = [i for i in range(len(x.shape)) if i not in axes]
-  order, by = [*kept, *axes], strides_of(x.shape)
-  terms = math.prod(x.shape[i] for i in axes)
+  by = strides_of(x.shape)
   return [low.reduce(
       name, *_reduction(name, x.dtype), x, [x.shape[i] for i in kept], [by[i] for i in kept],
-      [x.shape[i] for i in axes], [by[i] for i in axes],
-      lambda xp, x: x.transpose(order).reshape(-1, terms))]
+      [x.shape[i] for i in axes], [by[i] for i in axes], lambda xp, x: (x, tuple(axes)))]
 
 
 @_rule('reduce_window_max', 'reduce_window_min', 'reduce_window_sum')
@@ -291,7 +289,7 @@ def _reduce_window(low, eqn, x):
 
   def arrange(xp, x):
     return xp.stack([window_slice(x, at, out, steps, dilation) for at in itertools.product(
-        *map(range, window))], -1).reshape(-1, math.prod(window))
+        *map(range, window))]), (0,)
 
   return [low.reduce(eqn.primitive.name, bop, identity, x, out,
                      [s * n for s, n in zip(steps, by)], window,

@@ -10,9 +10,10 @@ from jaxlab.federated import simulation
 from jaxlab.federated.algorithms import server_descent
 from jaxlab.systems.efficient_fedrec.algorithm import efficient_fedrec
 from jaxlab.tasks import news as news_task
-from jaxlab.tasks.news import CONFIG_KEYS, check
+from jaxlab.tasks.news import check
 
 __all__ = ['CONFIG_KEYS', 'check', 'federated_config', 'make_task']
+CONFIG_KEYS = ('model', 'data')  # not 'rows': word vectors never leave the server
 _NAME = 'efficient_fedrec'
 
 

@@ -111,7 +111,7 @@ def from_own(forge, learn):
     nothing = lambda state: (messages, weights, forge.idle(state))
     return jax.lax.cond(malicious.any(), attack, nothing, state)
 
-  return Attack(forge.init, apply)
+  return Attack(forge.init, apply, idle=forge.idle)
 
 
 def closest_and_farthest(vectors, chunk=1024):
