@@ -10,13 +10,11 @@ import os
 import pathlib
 import subprocess
 import sys
-import time
 from unittest import mock
 
-import jax
 import numpy as np
 
-from jaxlab.systems.agatha import consistent, game, lowering, merkle, parties, play, scalar, vm
+from jaxlab.systems.agatha import game, lowering, merkle, parties, play, scalar
 from jaxlab.train import claims, figures
 from jaxlab.train.sweep import format_table
 
@@ -28,7 +26,6 @@ CASES = {
     'vgg16': {'model': {'name': 'vgg16', 'width': 1 / 64}, 'shape': [1, 32, 32, 3]},
 }
 TIMED = {'model': {'name': 'cnn', 'features': [16, 32]}, 'shape': [1, 16, 16, 3]}
-REPEATS = 20
 PLATFORMS = {  # name -> (XLA flags, whether pinned to one core)
     'default, 4 devices': ('--xla_force_host_platform_device_count=4', False),
     'one core': ('', True),
@@ -140,47 +137,21 @@ def agreement(found, reference):
           for case, right in reference.items()}
 
 
-def seconds(functions):
-  """Median time of each function, called in turns after a warm-up."""
-  times = {name: [] for name in functions}
-  for repeat in range(REPEATS + 1):
-    for name, function in functions.items():
-      start = time.perf_counter()
-      jax.block_until_ready(function())
-      if repeat:
-        times[name].append(time.perf_counter() - start)
-  return {name: float(np.median(values)) for name, values in times.items()}
+def timings(seed, one_core):
+  """Seconds of every evaluator on the small CNN, by a process on one core or on all."""
+  config = {**TIMED, 'seed': seed}
+  out = subprocess.run(
+      [sys.executable, '-m', 'jaxlab.systems.agatha.speed',
+       json.dumps({'config': config, 'one_core': one_core, 'vm_too': one_core})],
+      stdout=subprocess.PIPE, text=True, check=True,
+      env={**os.environ, 'XLA_FLAGS': '', 'JAX_PLATFORMS': 'cpu'}).stdout
+  return json.loads(out.splitlines()[-1])
 
 
-def once(function):
-  """Seconds of one call."""
-  start = time.perf_counter()
-  function()
-  return time.perf_counter() - start
-
-
-def timings(seed):
-  """Seconds of every evaluator on the small CNN, and its number of basic operations."""
-  config = {**TIMED, 'seed': seed, 'mode': 'ordered'}
-  function, variables, inputs = play.make_model(config)
-  place = lambda tree: jax.tree.map(jax.device_put, tree)
-  variables, inputs = place(variables), place(inputs)
-  native = jax.jit(function)
-  runs = {'native': lambda: native(variables, *inputs)}
-  for mode in lowering.MODES:
-    program = lowering.lower(function, variables, *inputs, mode=mode)
-    prepared = consistent.prepare(program, jax.tree.leaves(variables))
-    jitted = jax.jit(lambda prepared, *inputs, program=program: consistent.run_prepared(
-        program, prepared, inputs))
-    runs[mode] = lambda jitted=jitted, prepared=prepared: jitted(prepared, *inputs)
-  found = seconds(runs)
-  program = lowering.lower(function, variables, *inputs)
-  machine = vm.instructions(program, jax.tree.leaves(variables), inputs)
-  loop = vm.compiled(machine)
-  loop()
-  found['compiled scalar'] = once(loop)
-  found['vm'] = once(lambda: vm.interpret(machine))
-  return found, scalar.work(program)
+def operations(seed):
+  """Number of basic operations of the small CNN."""
+  function, variables, inputs = play.make_model({**TIMED, 'seed': seed})
+  return scalar.work(lowering.lower(function, variables, *inputs))
 
 
 def main(seed, workdir, ablate):
@@ -188,7 +159,8 @@ def main(seed, workdir, ablate):
   rng, money = np.random.default_rng(seed), game.Money()
   judge = lambda condition: claims.NOT_JUDGED if ablate else claims.verdict(condition)
   configs = {name: {**case, 'seed': seed, 'mode': 'ordered'} for name, case in CASES.items()}
-  times, work = timings(seed)  # before anything else needs the cores
+  # Before anything else needs the cores.
+  times, on_all = timings(seed, one_core=True), timings(seed, one_core=False)
   processes = start_platforms('native' if ablate else 'consistent', configs)
   cases = {name: play.make_case(config) for name, config in configs.items()}
   games = {name: play_games(case, rng, ablate) for name, case in cases.items()}
@@ -199,7 +171,9 @@ def main(seed, workdir, ablate):
   reference = {
       name: bits_digest(case) for name, case in cases.items()}
   agrees = agreement(found, reference)
-  ratio = {mode: times[mode] / times['native'] for mode in lowering.MODES}
+  ratio, ratio_on_all = ({mode: found[mode] / found['native'] for mode in lowering.MODES}
+                         for found in (times, on_all))
+  ratios = lambda found: ', '.join(f'{mode} {value:.2f}x' for mode, value in found.items())
   vm_ratio = times['vm'] / max(times[mode] for mode in lowering.MODES)
   gas = {name: [cost for message, _, cost in log if message == name] for name, *_ in log}
   totals = {kind: sum(cost for *_, cost in entries) for kind, entries in logs.items()}
@@ -222,14 +196,15 @@ def main(seed, workdir, ablate):
       claims.Claim('the same bits on 1 and 2 cores, jit and op by op, devices 0..3, SSE4_2',
                    'cross-platform consistency', f'{sum(agrees.values())} of {len(agrees)} models',
                    claims.verdict(all(agrees.values()))),
-      claims.Claim(f'consistent <= {MOST_RATIO}x native on the small CNN', '1.03x', ', '.join(
-          f'{mode} {value:.2f}x' for mode, value in ratio.items()),
+      claims.Claim(f'consistent, in its faster mode, <= {MOST_RATIO}x native on the small CNN',
+                   '1.03x', f'one core: {ratios(ratio)}; all cores: {ratios(ratio_on_all)}',
                    judge(min(ratio.values()) <= MOST_RATIO)),
       claims.Claim(f'VM-style >= {LEAST_VM}x consistent', '602x (latency)', f'{vm_ratio:.0f}x',
                    judge(vm_ratio >= LEAST_VM)),
   ]
-  print(format_table(('evaluator of the small CNN', 'ms', 'what it is'), [
-      (name, f'{1e3 * times[name]:.3f}', what) for name, what in (
+  print(format_table(('evaluator of the small CNN', 'ms on one core', 'on all', 'what it is'), [
+      (name, f'{1e3 * times[name]:.3f}', f'{1e3 * on_all[name]:.3f}' if name in on_all else '',
+       what) for name, what in (
           ('native', 'plain jit'), ('ordered', 'consistent, sums in order'),
           ('exact', 'consistent, exact sums'),
           ('vm', 'stand-in for a VM: every scalar operation interpreted in Python'),
@@ -238,7 +213,8 @@ def main(seed, workdir, ablate):
                   pathlib.Path(workdir) / 'figure.png', xlabel=', '.join(times),
                   ylabel='log10 of seconds', title='one inference of the small CNN')
   results = {'cheats': cheats, 'lies': lies, 'gas': logs, 'undisputed': log, 'times': times,
-             'operations': work, 'digests': found, 'agrees': agrees}
+             'times_on_all_cores': on_all, 'operations': operations(seed), 'digests': found,
+             'agrees': agrees}
   return claims.report('agatha', table, results, workdir, seed=seed, ablate=ablate)
 
 

@@ -14,9 +14,9 @@ import numpy as np
 from jaxlab.systems.agatha import bops, softfloat
 
 # Float operations that see of a NaN only that it is one.
-_BLIND = {'add', 'sub', 'mul', 'div', 'sqrt', 'round_even', 'floor', 'lt', 'le', 'eq', 'f2i', 'neg',
+_BLIND = {'add', 'sub', 'mul', 'div', 'sqrt', 'round_even', 'floor', 'lt', 'le', 'eq', 'f2i',
           'ldexp2'}
-_NEVER_TINY = {'round_even', 'floor', 'i2f'}
+_NEVER_TINY = {'round_even', 'floor'}
 # A sum with a number of this magnitude or more is 0 or at least 2**-124: what cancels it is a
 # multiple of 2**-124 itself.
 _LARGE = bops.float_bits(2.0**-100)
@@ -103,32 +103,33 @@ def _run_jax(body, known, arrays):
 
 def _step(step, args, canonical):
   """The value of a step whose float operands are canonical but for their NaNs."""
-  name = step.bop
+  name, kinds = step.bop, bops.BOPS[step.bop].operands
   if name == 'select':
     of_floats = all(canonical[1:])  # then making NaNs one can wait
-    which, yes, no = args[0].exact, *(arg.bits if of_floats else arg.exact for arg in args[1:])
-    return _Value(jnp.where(which != 0, yes, no), of_floats and any(a.loose for a in args[1:]))
+    yes, no = (arg.bits if of_floats else arg.exact for arg in args[1:])
+    return _Value(jnp.where(args[0].exact != 0, yes, no),
+                  of_floats and any(arg.loose for arg in args[1:]))
   if name in ('max', 'min'):
     return _extremum(step, args)
-  args = [arg if kind == 'f' and name in _BLIND else arg._replace(bits=arg.exact, loose=False)
-          for arg, kind in zip(args, bops.BOPS[name].operands)]
-  result = lambda: bops.array_bop(jnp, name, [arg.bits for arg in args], canonical=[True] * len(args),
-                                  finish=False)
-  if name in ('add', 'sub'):
-    # Of two bare sums in a row XLA could make one.
-    args = [arg._replace(bits=bops.flush(jnp, arg.bits)) if arg.bare else arg for arg in args]
-    if any(arg.literal is not None and _LARGE <= arg.literal & softfloat.MAGNITUDE <
-           softfloat.INFINITY for arg in args):
-      return _Value(result(), loose=True, bare=True)
-  if not bops.BOPS[name].is_float:
-    return _Value(result())
   if name == 'neg':
     return _Value(args[0].bits ^ np.uint32(softfloat.SIGN), loose=True, bare=args[0].bare)
-  if name == 'i2f':
-    return _Value(result())
-  if name == 'ldexp2':
-    return _Value(bops.flush(jnp, result()), args[0].loose)
-  return _Value(result() if name in _NEVER_TINY else bops.flush(jnp, result()), loose=True)
+  bits = [arg.bits if kind == 'f' and name in _BLIND else arg.exact
+          for arg, kind in zip(args, kinds)]
+  if name in ('add', 'sub'):  # of two bare sums in a row XLA could make one
+    bits = [bops.flush(jnp, x) if arg.bare else x for x, arg in zip(bits, args)]
+  result = bops.array_bop(jnp, name, bits, canonical=[True] * len(bits), finish=False)
+  if name == 'i2f' or not bops.BOPS[name].is_float:
+    return _Value(result)
+  if name in ('add', 'sub') and any(map(_is_large, args)):
+    return _Value(result, loose=True, bare=True)
+  if name not in _NEVER_TINY:
+    result = bops.flush(jnp, result)
+  return _Value(result, loose=name != 'ldexp2' or args[0].loose)
+
+
+def _is_large(arg):
+  return arg.literal is not None and (
+      _LARGE <= arg.literal & softfloat.MAGNITUDE < softfloat.INFINITY)
 
 
 def _extremum(step, args):

@@ -1,4 +1,4 @@
-"""The consistent evaluator: NumPy, line by line and compiled as a whole, on zeros of either sign."""
+"""The consistent evaluator: NumPy, by line and compiled as a whole, on zeros of either sign."""
 import functools
 
 import jax

@@ -1,4 +1,4 @@
-"""Straight-line programs: XLA's few canonicalisations give NumPy's bits, on the worst of operands."""
+"""Straight-line programs: XLA's few canonicalisations give NumPy's bits, on hard operands."""
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -95,7 +95,7 @@ class FederationTest(absltest.TestCase):
       one, whole = (federated.simulate(made, config) for made in (make_task(rows=True), task))
       chex.assert_trees_all_equal(one.attack, whole.attack)
       self.assertEqual(one.attack.age, 1 if rounds == 3 else 101)  # found anew at 100 and more
-      if rounds == 1:  # later Adam's momentum moves words that nobody reads, if they are not left out
+      if rounds == 1:  # later Adam's momentum would move words that nobody reads
         chex.assert_trees_all_close(one.params, whole.params, atol=1e-5)
     words = [np.asarray(state.params['news']['words']['embedding']) for state in (one, whole)]
     self.assertGreater(np.abs(words[0] - words[1]).max(), 1e-4)
