@@ -86,8 +86,9 @@ def make_run(arm, seed):
 def run_arms(arms, seeds, world):
   """{arm: metrics [seeds, ...]}."""
   runs = [make_run(arm, seed) for arm in arms for seed in seeds]
+  # An arm a call: XLA's CPU holds some memory of every loop until a program ends.
   results = parallel.map_runs(study.runner(BATCH, EPISODES), world,
-                              jax.tree.map(lambda *x: jnp.stack(x), *runs))
+                              jax.tree.map(lambda *x: jnp.stack(x), *runs), block=len(seeds))
   return {arm: jax.tree.map(lambda x, i=i: x[i * len(seeds):(i + 1) * len(seeds)], results)
           for i, arm in enumerate(arms)}
 
