@@ -28,7 +28,7 @@ FEDADAM_SERVER_RATE = 0.03
 PARTITIONS = {'Dirichlet(0.1)': {'name': 'dirichlet_by_class', 'alpha': 0.1, 'min_size': 8},
               'Dirichlet(0.3)': {'name': 'dirichlet_by_class', 'alpha': 0.3, 'min_size': 8},
               'IID': {'name': 'iid'}}
-SEEDS = 12
+SEEDS = 24
 ROUNDS = 60
 TEXT_ROUNDS, TEXT_MARGIN = 15, 0.7
 PARTICIPANTS = (2, 5, 10, 20)
