@@ -100,6 +100,11 @@ class Threat(NamedTuple):
   attack: Attack
   malicious: jax.Array
 
+  @property
+  def looks_at_all(self):
+    """Whether the attack looks at more of the model than the clients of a round, see `Attack`."""
+    return self.attack.idle is not None
+
 
 def federated_round(state, cohort, table, key, *, algorithm, aggregator, clients_per_vmap=1,
                     threat=None, root=None, codec=None, axis=parallel.CLIENTS):

@@ -35,8 +35,8 @@ class RoundRows:
   def __init__(self, task, dataset, params):
     self._dataset, self._name_rows = dataset, jax.jit(task.rows)
     leaves = rows_lib.by_path(params)
-    names = jax.eval_shape(task.rows, pipeline.take(dataset, np.zeros(1, np.int32)))
-    self._sizes = {name: rows_lib.table_of(name, leaves).shape[0] for name in names}
+    self._sizes = {name: rows_lib.table_of(name, leaves).shape[0]
+                   for name in _tables(task, dataset)}
 
   def __call__(self, examples):
     """The rows that the clients of some rounds look at.
@@ -65,6 +65,11 @@ class RoundRows:
             for name, ids in self._name_rows(batch).items()}
 
 
+def _tables(task, dataset):
+  """The names of the tables whose rows a Task names."""
+  return list(jax.eval_shape(task.rows, pipeline.take(dataset, np.zeros(1, np.int32))))
+
+
 def check(task, settings, params):
   """Raises ConfigError if rounds of `settings` cannot leave rows of the tables alone.
 
@@ -79,13 +84,11 @@ def check(task, settings, params):
   config_lib.require(algorithm.init_client is None, 'federated.algorithm.name',
                      'one whose clients keep no state between rounds under row-wise updates',
                      settings.algorithm['name'])
-  for name in (settings.aggregator['name'], settings.aggregator.get('rule', {}).get('name')):
+  for name in settings.rules:
     config_lib.require(name not in aggregators.WHOLE_MODEL, 'federated.aggregator.name',
                        f'none of {", ".join(aggregators.WHOLE_MODEL)} under row-wise updates, '
                        'which leave the other rows alone', name)
   if settings.client_optimizer:
-    dataset = task.dataset('train')
-    names = jax.eval_shape(task.rows, pipeline.take(dataset, np.zeros(1, np.int32)))
-    touched = rows_lib.of_rows({name: None for name in names}, params)
+    touched = rows_lib.of_rows(dict.fromkeys(_tables(task, task.dataset('train'))), params)
     optimizer = optim.make_optimizer(settings.client_optimizer)
     touched.check(optax.with_extra_args_support(optimizer), params)

@@ -159,9 +159,8 @@ class FederatedConfig:
                        f'False under the aggregator {self.aggregator["name"]}, whose root data '
                        'stay on the device', self.stage)
     name = self.algorithm['name']
-    rules = [self.aggregator['name'], self.aggregator.get('rule', {}).get('name')]
     config_lib.require(
-        not self.message_of_parts or not set(rules) & set(aggregators.MODEL_SHAPED),
+        not self.message_of_parts or not set(self.rules) & set(aggregators.MODEL_SHAPED),
         'federated.aggregator.name',
         f'one without a state under {name}, whose message is more than an update of the model',
         self.aggregator['name'])
@@ -175,6 +174,11 @@ class FederatedConfig:
     config_lib.require(
         self.attack['name'] != 'model_replacement' or name in ('fedavg', 'fedprox'),
         'federated.algorithm.name', 'fedavg or fedprox under the attack model_replacement', name)
+
+  @property
+  def rules(self):
+    """The names of the aggregator and of the one that it wraps, if any."""
+    return [rule['name'] for rule in (self.aggregator, self.aggregator.get('rule')) if rule]
 
   @property
   def message_of_parts(self):
@@ -352,7 +356,7 @@ def run_rounds(state, cohorts, table, constants, rows, *, task, settings, client
   Returns:
     (FederatedState, {metric: [R]}).
   """
-  if rows and threat is not None and threat.attack.idle is not None:
+  if rows and threat is not None and threat.looks_at_all:
     threat = threat._replace(attack=threat.attack.resting())
 
   def one(state, inputs):
@@ -417,12 +421,11 @@ def _run_rounds(run, task, settings, seed, state, sent, clients, constants, hook
       axis_name=parallel.CLIENTS, in_axes=(None, 0, 0 if settings.stage else None, None, None),
       out_axes=(None, None), donate_argnums=0, devices=devices)
   row_wise = rows_lib.RoundRows(task, dataset, state.params) if task.rows else None
-  looks_at_all = threat is not None and threat.attack.idle is not None
   source = staging.CallSource(
       clients, settings, seed, weighting=settings.make_algorithm(None).weighting,
       num_devices=len(everywhere), devices=mine, chunk=chunk,
       dataset=dataset if settings.stage else None, rows=row_wise,
-      whole=threat.malicious if looks_at_all else None)
+      whole=threat.malicious if threat is not None and threat.looks_at_all else None)
   place = functools.partial(parallel.place, axis=parallel.CLIENTS, devices=devices)
   shard = functools.partial(parallel.shard, axis=parallel.CLIENTS, devices=devices)
   resident = None if settings.stage else place(pipeline.columns(dataset))

@@ -138,7 +138,7 @@ class EqualTest(parameterized.TestCase):
 class RestTest(absltest.TestCase):
 
   def test_rows_that_nobody_looks_at_rest(self):
-    # Five of eight clients a round: some rows of the first round are nobody's in the second.
+    # Two of eight clients a round: some rows of the first round are nobody's in the second.
     options = {**algorithm_of('fedadam'), 'cohort_size': 2, 'num_clients': 8}
     first, second = (run(make_task(), rounds=count, **options) for count in (1, 2))
     whole = run(dense(make_task()), rounds=2, **options)

@@ -7,14 +7,13 @@
 """
 import hashlib
 import json
-import os
 import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlab.systems.agatha import consistent, lowering, play
+from jaxlab.systems.agatha import consistent, lowering, platform, play
 
 
 def digest(array):
@@ -46,7 +45,7 @@ def _consistent(function, variables, inputs, mode):
 def run(evaluator, cases, one_core):
   """{case: {way: digest}}; `one_core` pins the process before XLA makes its threads."""
   if one_core:
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    platform.stay_on_one_core()
   found = {}
   for name, config in cases.items():
     function, variables, inputs = play.make_model(config)

@@ -59,6 +59,9 @@ _SIGNATURES = [  # in the order of their codes
 BOPS = {name: Bop(code, operands, is_float)
         for code, (name, operands, is_float) in enumerate(_SIGNATURES)}
 NAMES = list(BOPS)
+# These see of a NaN in their float operands only that it is one.
+BLIND = {'add', 'sub', 'mul', 'div', 'sqrt', 'round_even', 'floor', 'lt', 'le', 'eq', 'f2i',
+         'ldexp2'}
 
 
 def float_bits(value):

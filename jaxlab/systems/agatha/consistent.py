@@ -1,7 +1,8 @@
 """Evaluates a program with the same bits on every platform (arXiv 2105.04919, XCE).
 
-Values are uint32 bit patterns throughout. A kernel's bits depend on its line alone: every float
-operation stands between integer operations (`bops.canon`), sums have a fixed order or are exact.
+Values are uint32 bit patterns throughout. A kernel's bits depend on its line alone: where XLA could
+rewrite them, float operations stand between integer operations (`bops.canon`, `straight_line`); sums
+have a fixed order or are exact.
 So it does not matter whether XLA compiles the lines one by one or all at once, or how many threads
 it has; NumPy runs the same kernels.
 """
@@ -22,7 +23,6 @@ FEW_STEPS = 4
 LEVELS_AT_ONCE = 16  # values of a halving tree that one kernel takes: four levels
 # Of these the order is free: their halving tree gives the same bits as any other.
 _FREE = {'max', 'magmax', 'iand', 'ior', 'iadd'}
-_BLIND = {'add', 'mul'}  # these see of a NaN only that it is one: making it the one comes last
 
 
 def to_bits(xp, array):
@@ -160,8 +160,10 @@ def _reduce(xp, line, known, x, axes):
     x = x.transpose(*axes, *kept).reshape(-1, *(x.shape[i] for i in kept))
     axes, sizes = (0,), [line.terms]
 
+  blind = bop in bops.BLIND  # then making NaNs one comes last
+
   def combine(a, b):
-    if bop in _BLIND:
+    if blind:
       return bops.flush(xp, bops.array_bop(xp, bop, (a, b), canonical=[True, True], finish=False))
     return bops.array_bop(xp, bop, (a, b), canonical=[True, True])
 
@@ -181,7 +183,7 @@ def _reduce(xp, line, known, x, axes):
         half = len(x) // 2
         x = [combine(*pair) for pair in zip(x[:half], x[half:])]
       x = x[0]
-  return bops.canon_nan(xp, x) if bop in _BLIND else x
+  return bops.canon_nan(xp, x) if blind else x
 
 
 def _free_reduce(xp, bop, x, axes):

@@ -1,5 +1,6 @@
 """The self-test of a platform: nothing is committed from one that computes other bits."""
 import functools
+import os
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,11 @@ from jaxlab.systems.agatha import bops, consistent, lowering
 
 class PlatformError(RuntimeError):
   """This platform's float32 cannot be made consistent."""
+
+
+def stay_on_one_core():
+  """Pins the process to its first core; call it before XLA makes its threads."""
+  os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 
 @functools.cache

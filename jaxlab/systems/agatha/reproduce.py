@@ -109,26 +109,20 @@ def on_the_contract(case, rng, money):
   return won, logs
 
 
-def start_platforms(evaluator, cases):
-  """{platform: a process that prints its digests}."""
-  return {
-      name: subprocess.Popen(
-          [sys.executable, '-m', 'jaxlab.systems.agatha.bits',
-           json.dumps({'evaluator': evaluator, 'cases': cases, 'one_core': one_core})],
-          stdout=subprocess.PIPE, text=True,
-          env={**os.environ, 'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu'})
-      for name, (flags, one_core) in PLATFORMS.items()}
+def start(module, flags='', **arguments):
+  """A process on CPUs that runs a module of this system and prints JSON."""
+  return subprocess.Popen(
+      [sys.executable, '-m', f'jaxlab.systems.agatha.{module}', json.dumps(arguments)],
+      stdout=subprocess.PIPE, text=True,
+      env={**os.environ, 'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu'})
 
 
-def finish_platforms(processes):
-  """{platform: {case: {way: digest}}}; raises RuntimeError if a process failed."""
-  found = {}
-  for name, process in processes.items():
-    out, _ = process.communicate()
-    if process.returncode:
-      raise RuntimeError(f'{name}: the evaluation ended with status {process.returncode}')
-    found[name] = json.loads(out.splitlines()[-1])
-  return found
+def finish(name, process):
+  """What a process printed; raises RuntimeError if it failed."""
+  out, _ = process.communicate()
+  if process.returncode:
+    raise RuntimeError(f'{name}: the evaluation ended with status {process.returncode}')
+  return json.loads(out.splitlines()[-1])
 
 
 def agreement(found, reference):
@@ -139,13 +133,8 @@ def agreement(found, reference):
 
 def timings(seed, one_core):
   """Seconds of every evaluator on the small CNN, by a process on one core or on all."""
-  config = {**TIMED, 'seed': seed}
-  out = subprocess.run(
-      [sys.executable, '-m', 'jaxlab.systems.agatha.speed',
-       json.dumps({'config': config, 'one_core': one_core, 'vm_too': one_core})],
-      stdout=subprocess.PIPE, text=True, check=True,
-      env={**os.environ, 'XLA_FLAGS': '', 'JAX_PLATFORMS': 'cpu'}).stdout
-  return json.loads(out.splitlines()[-1])
+  return finish('timing', start('speed', config={**TIMED, 'seed': seed}, one_core=one_core,
+                                vm_too=one_core))
 
 
 def operations(seed):
@@ -161,13 +150,15 @@ def main(seed, workdir, ablate):
   configs = {name: {**case, 'seed': seed, 'mode': 'ordered'} for name, case in CASES.items()}
   # Before anything else needs the cores.
   times, on_all = timings(seed, one_core=True), timings(seed, one_core=False)
-  processes = start_platforms('native' if ablate else 'consistent', configs)
+  processes = {name: start('bits', flags, evaluator='native' if ablate else 'consistent',
+                           cases=configs, one_core=one_core)
+               for name, (flags, one_core) in PLATFORMS.items()}
   cases = {name: play.make_case(config) for name, config in configs.items()}
   games = {name: play_games(case, rng, ablate) for name, case in cases.items()}
   cheats, lies = ([row for rows in games.values() for row in rows[side]] for side in (0, 1))
   paid, needed, log = undisputed(cases['cnn'], money, ablate)
   won, logs = on_the_contract(cases['mlp'], rng, money)
-  found = finish_platforms(processes)
+  found = {name: finish(name, process) for name, process in processes.items()}
   reference = {
       name: bits_digest(case) for name, case in cases.items()}
   agrees = agreement(found, reference)

@@ -6,14 +6,13 @@ A process of its own, so that `reproduce` can give it one core: how XLA cuts sma
 parts for two cores, and what the cores do meanwhile, says little about the evaluators.
 """
 import json
-import os
 import sys
 import time
 
 import jax
 import numpy as np
 
-from jaxlab.systems.agatha import consistent, lowering, play, vm
+from jaxlab.systems.agatha import consistent, lowering, platform, play, vm
 
 REPEATS = 20
 
@@ -45,7 +44,7 @@ def run(config, one_core, vm_too):
     vm_too: whether the interpreter of scalar operations and its compiled loop run too, once.
   """
   if one_core:
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    platform.stay_on_one_core()
   function, variables, inputs = play.make_model(config)
   place = lambda tree: jax.tree.map(jax.device_put, tree)
   variables, inputs = place(variables), place(inputs)

@@ -13,9 +13,6 @@ import numpy as np
 
 from jaxlab.systems.agatha import bops, softfloat
 
-# Float operations that see of a NaN only that it is one.
-_BLIND = {'add', 'sub', 'mul', 'div', 'sqrt', 'round_even', 'floor', 'lt', 'le', 'eq', 'f2i',
-          'ldexp2'}
 _NEVER_TINY = {'round_even', 'floor'}
 # A sum with a number of this magnitude or more is 0 or at least 2**-124: what cancels it is a
 # multiple of 2**-124 itself.
@@ -55,11 +52,12 @@ def run(xp, body, known, arrays):
 
 
 def _run_numpy(body, known, arrays):
-  values = []
+  canonical, values = canonical_steps(body, known), []
   for step in body:
     args = [np.full((1,), ref.value, np.uint32) if ref.kind == 'literal' else
             (values if ref.kind == 'step' else arrays)[ref.value] for ref in step.refs]
-    values.append(bops.array_bop(np, step.bop, args))
+    fine = [_of(ref, canonical, known) for ref in step.refs]
+    values.append(bops.array_bop(np, step.bop, args, canonical=fine))
   return values[-1]
 
 
@@ -113,7 +111,7 @@ def _step(step, args, canonical):
     return _extremum(step, args)
   if name == 'neg':
     return _Value(args[0].bits ^ np.uint32(softfloat.SIGN), loose=True, bare=args[0].bare)
-  bits = [arg.bits if kind == 'f' and name in _BLIND else arg.exact
+  bits = [arg.bits if kind == 'f' and name in bops.BLIND else arg.exact
           for arg, kind in zip(args, kinds)]
   if name in ('add', 'sub'):  # of two bare sums in a row XLA could make one
     bits = [bops.flush(jnp, x) if arg.bare else x for x, arg in zip(bits, args)]
