@@ -1,10 +1,9 @@
 """Evaluates a program with the same bits on every platform (arXiv 2105.04919, XCE).
 
 Values are uint32 bit patterns throughout. A kernel's bits depend on its line alone: where XLA could
-rewrite them, float operations stand between integer operations (`bops.canon`, `straight_line`); sums
-have a fixed order or are exact.
-So it does not matter whether XLA compiles the lines one by one or all at once, or how many threads
-it has; NumPy runs the same kernels.
+rewrite them, float operations stand between integer operations (`bops.canon`, `straight_line`), and
+sums have a fixed order or are exact. So it does not matter whether XLA compiles the lines one by
+one or all at once, or how many threads it has; NumPy runs the same kernels.
 """
 import functools
 

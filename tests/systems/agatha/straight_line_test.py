@@ -10,7 +10,8 @@ _EDGES = np.array([
     0x00000000, 0x80000000, 0x00000001, 0x807fffff, 0x00800000, 0x80800000, 0x00800001, 0x7f7fffff,
     0xff7fffff, 0x7f800000, 0xff800000, 0x7fc00000, 0xffc00000, 0x7f800001, 0xffffffff, 0x7fffffff,
     0x3f800000, 0xbf800000, 0x3f7fffff, 0x4b000000, 0xcf000000, 0x0d800000, 0x8d800000, 0x0d7fffff,
-    0x3d800000, 0xbd7fffff, 0x42b17218, 0xc2aeac50, 0x00000017, 0x0000007f], np.uint32)
+    0x3d800000, 0xbd7fffff, 0x42b17218, 0xc2aeac50, 0x00000017, 0x0000007f,
+    0x01000001, 0x80800002], np.uint32)  # the last two add up to 2**-126
 _BOPS = [name for name in bops.BOPS if name not in ('imac', 'pack')]
 _LITERALS = [*map(int, _EDGES), *map(bops.float_bits, (0.5, 2.0, -200.0, 1e-30, -1e-30, 2.0**-100))]
 
@@ -100,6 +101,14 @@ class StraightLineTest(parameterized.TestCase):
     b = elementary.Builder(2)
     bodies.append(b.finish(b.add(b.mul(x, y), y)))  # no FMA
     self.check(bodies, (False, False), operands(np.random.default_rng(2), 2))
+
+  def test_two_sums_in_a_row_are_two_under_fast_math(self):
+    b = elementary.Builder(1)
+    body = b.finish(b.sub(b.add(b.operand(0), 1.0), 1.0))
+    x = np.random.default_rng(3).normal(size=999).astype(np.float32).view(np.uint32)
+    run = jax.jit(lambda x: straight_line.run(jnp, body, (False,), (x,)),
+                  compiler_options={'xla_cpu_enable_fast_math': True})
+    np.testing.assert_array_equal(run(x), numpy_values(body, (False,), (x,)))
 
 
 if __name__ == '__main__':
