@@ -6,14 +6,16 @@
 Both sides train the same network from the same parameters on the same batches in the same order,
 which is checked first: examples, steps, and parameters after a round. jaxlab runs `federated_round`
 pmapped over one CPU device a core; FedJAX runs its own client triple of federated averaging on its
-jit backend (its pmap backend calls functions that JAX has removed), in the same process, and has
-the same thread pool. FedJAX's weighted mean is one jitted call a client, less than its own two.
+jit backend (its pmap backend calls functions that JAX has removed), in a process of its own, where
+JAX is as it comes: one CPU device with a thread a core. FedJAX's weighted mean is one jitted call a
+client, less than its own two. The two take turns.
 
 The rows of a workload's name alone time whole rounds, from the clients' numbers to new parameters:
 drawing the order of every client's rows on the host (the same function for both), then padding and
 shipping index arrays and the program (jaxlab, whose table of examples lies on the devices), or
-gathering and shipping every batch and the steps (FedJAX, whose examples lie in host memory). The
-rows 'batches given' leave out what happens before a program: index arrays and FedJAX's batches
+gathering and shipping every batch and the steps (FedJAX, whose examples lie in host memory). Both
+draw while the device computes: jaxlab the rounds of the next call, as `simulate` does, FedJAX the
+next batch. The rows 'batches given' leave out what happens before a program: index arrays and FedJAX's batches
 were put on the devices beforehand, which FedJAX's data sets do not offer. A timed call is several
 rounds, one program in jaxlab; the table has the median time of one.
 
@@ -22,6 +24,7 @@ MAX_COMPILATIONS programs serve 20 cohorts, or if 1000 clients a round need more
 times the memory of 100.
 """
 import functools
+import multiprocessing
 import os
 import statistics
 import sys
@@ -41,6 +44,7 @@ from fedjax.algorithms import fed_avg
 
 from benchmarks import comparison
 from jaxlab import federated, models, parallel
+from jaxlab.federated import simulation
 from jaxlab.federated.clients import Clients, LocalWork, local_batches, make_cohort, padding_waste
 from jaxlab.tasks import classification
 from jaxlab.train.step import task_gradient
@@ -51,7 +55,8 @@ ONLY = flags.DEFINE_string('only', '', 'Only the workloads whose name contains t
 RATE = 0.01  # at 0.1 five steps of the CNN on random data amplify rounding a thousandfold
 TOLERANCE = 1e-5
 MAX_COMPILATIONS, MAX_MEMORY = 6, 1.3
-CLIENTS_PER_VMAP = (1, 2, 4)  # whole rounds take the first, `simulate`'s default on the CPU
+CLIENTS_PER_VMAP = (1, 2, 4)
+XLA_FLAGS = os.environ.get('XLA_FLAGS', '')
 
 
 def ragged_sizes(num_clients, seed=1186):
@@ -91,13 +96,13 @@ class Workload(NamedTuple):
 
 FIVE_STEPS = LocalWork(batch_size=20, steps=5)
 RAGGED = Workload(models.MLP(10, features=(64,)), peer_mlp, (64,), ragged_sizes(100),
-                  LocalWork(batch_size=20), rounds=4, bar=5)
+                  LocalWork(batch_size=20), rounds=20, bar=5)
 LOGISTIC = Workload(models.MLP(62, features=()), fedjax.models.emnist.create_logistic_model,
-                    (28, 28, 1), np.full(8, 100), FIVE_STEPS, rounds=10, bar=4)
+                    (28, 28, 1), np.full(8, 100), FIVE_STEPS, rounds=50, bar=4)
 WORKLOADS = {
     'MLP 64-64-10, 100 ragged clients': RAGGED,
     'logistic 784-62, 8 clients': LOGISTIC,
-    'logistic 784-62, 64 clients': LOGISTIC._replace(sizes=np.full(64, 100), rounds=2),
+    'logistic 784-62, 64 clients': LOGISTIC._replace(sizes=np.full(64, 100), rounds=10),
     'CNN, 8 clients': Workload(
         models.CNN(62, dropout=(0.0, 0.0)), fedjax.models.emnist.create_conv_model, (28, 28, 1),
         np.full(8, 100), FIVE_STEPS, rounds=1, bar=1.5),
@@ -125,6 +130,9 @@ class Ours:
     self._algorithm = federated.fedavg(task_gradient(task), optax.sgd(RATE))
     self._aggregator = federated.aggregators.weighted_mean()
     self._workload, self._clients = workload, clients
+    # What `simulate` would take.
+    self.side_by_side = min(simulation.default_clients_per_vmap(self.params),
+                            -(-len(workload.sizes) // jax.local_device_count()))
     place = functools.partial(parallel.place, axis=parallel.CLIENTS)
     self._state = place(
         federated.RoundState.start(self._algorithm, self._aggregator, self.params))
@@ -164,9 +172,10 @@ class Ours:
 class Peer:
   """FedJAX's side of a workload, from the parameters of jaxlab's."""
 
-  def __init__(self, workload, table, clients, params):
+  def __init__(self, name, params):
+    self._workload = workload = WORKLOADS[name]
+    self._table, self._clients = make_table(workload)
     model = workload.peer()
-    self._workload, self._table, self._clients = workload, table, clients
     shapes = jax.eval_shape(model.init, jax.random.PRNGKey(0))
     ordered = lambda tree, kernel: sorted(tree, key=lambda name: (-tree[name][kernel].ndim, name))
     self._names = dict(zip(ordered(shapes, 'w'), ordered(params, 'kernel'), strict=True))
@@ -182,13 +191,29 @@ class Peer:
         lambda t, d: t + weight * d, total, delta), donate_argnums=0)
     self._server = jax.jit(lambda params, total, weight: jax.tree.map(
         lambda p, t: p - t / weight, params, total))
+    self._prepared = self._prepare(range(workload.rounds))
 
-  def as_ours(self, params):
-    """Parameters under jaxlab's names."""
-    return {ours: {'kernel': params[theirs]['w'], 'bias': params[theirs]['b']}
-            for theirs, ours in self._names.items()}
+  def first_round(self):
+    """(examples, steps, parameters under jaxlab's names) of a round."""
+    real = [batch.get(fedjax.EXAMPLE_MASK_KEY, np.ones(len(batch['y']), bool))
+            for client in self._prepared[0] for batch in client]
+    params = jax.device_get(self._run(self._prepared[:1]))
+    params = {ours: {'kernel': params[theirs]['w'], 'bias': params[theirs]['b']}
+              for theirs, ours in self._names.items()}
+    return int(np.sum([mask.sum() for mask in real])), len(real), params
 
-  def batches(self, client, round_number):
+  def seconds(self):
+    """Of the rounds of a call, the batches given."""
+    return seconds(lambda: self._run(self._prepared))
+
+  def seconds_whole(self):
+    """The same, drawing and gathering the batches on the way."""
+    clients = range(len(self._workload.sizes))
+    rounds = range(self._workload.rounds)
+    return seconds(lambda: self._run([self._batches(client, r) for client in clients]
+                                     for r in rounds))
+
+  def _batches(self, client, round_number):
     """Yields a client's batches; masked, FedJAX's padding, where some are not full."""
     index = local_batches(self._clients.of(client), self._workload.work, 0, round_number, client)
     for rows in index:
@@ -197,13 +222,13 @@ class Peer:
         batch[fedjax.EXAMPLE_MASK_KEY] = rows >= 0
       yield batch
 
-  def prepared(self, rounds):
+  def _prepare(self, rounds):
     """All batches of some rounds, on the device that FedJAX computes on."""
     device = jax.local_devices()[0]
-    return [[[jax.device_put(batch, device) for batch in self.batches(client, r)]
+    return [[[jax.device_put(batch, device) for batch in self._batches(client, r)]
              for client in range(len(self._workload.sizes))] for r in rounds]
 
-  def run(self, rounds):
+  def _run(self, rounds):
     """The parameters after rounds of iterables of batches [R][C]."""
     params = self.params
     for batches in rounds:
@@ -213,10 +238,37 @@ class Peer:
       params = self._server(params, total, float(self._workload.sizes.sum()))
     return params
 
-  def run_whole(self, rounds):
-    """The same, drawing and gathering the batches on the way."""
-    clients = range(len(self._workload.sizes))
-    return self.run([self.batches(client, r) for client in clients] for r in rounds)
+
+def serve(pipe, xla_flags, name, params):
+  """Answers calls of the methods of a `Peer`: what `Remote` starts."""
+  os.environ['XLA_FLAGS'] = xla_flags
+  peer = Peer(name, params)
+  while True:
+    pipe.send(getattr(peer, pipe.recv())())
+
+
+class Remote:
+  """A `Peer` in a process of its own, where JAX is as it comes.
+
+  Here it would have jaxlab's devices and the option that `parallel.initialize` gives XLA.
+  """
+
+  def __init__(self, *arguments):
+    context = multiprocessing.get_context('spawn')
+    self._pipe, end = context.Pipe()
+    self._process = context.Process(target=serve, args=(end, XLA_FLAGS, *arguments), daemon=True)
+    self._process.start()
+    end.close()  # so that a process that dies is noticed
+
+  def __getattr__(self, method):
+    def call():
+      self._pipe.send(method)
+      return self._pipe.recv()
+    return call
+
+  def close(self):
+    self._process.terminate()
+    self._process.join()
 
 
 def check(ours, peer):
@@ -225,18 +277,15 @@ def check(ours, peer):
   Returns:
     What agreed, in words.
   """
-  batches = peer.prepared([0])
-  real = [batch.get(fedjax.EXAMPLE_MASK_KEY, np.ones(len(batch['y']), bool))
-          for client in batches[0] for batch in client]
-  counts = int(np.sum([mask.sum() for mask in real])), len(real)
-  expected = peer.as_ours(peer.run(batches))
+  *counts, expected = peer.first_round()
   largest = lambda a, b: max(jax.tree.leaves(
       jax.tree.map(lambda x, y: float(np.abs(np.asarray(x) - np.asarray(y)).max()), a, b)))
   moved, worst = largest(expected, ours.params), 0.0
   for clients_per_vmap in CLIENTS_PER_VMAP:
     cohorts = ours.cohorts(clients_per_vmap, [0])
     mask = cohorts.index >= 0
-    assert (mask.sum(), mask.any(-1).sum()) == counts, (mask.sum(), mask.any(-1).sum(), counts)
+    found = [mask.sum(), mask.any(-1).sum()]
+    assert found == counts, f'{found} examples and steps, FedJAX {counts}'
     params, metrics = ours.program(clients_per_vmap)(*ours.arguments(ours.ship(cohorts)))
     assert not metrics['rejected'].any() and not metrics['refused'].any()
     worst = max(worst, largest(params, expected))
@@ -246,37 +295,47 @@ def check(ours, peer):
           f'and differ by {worst:.1e}; padding at {clients_per_vmap} a vmap {waste:.0%}')
 
 
-def seconds_per_call(programs):
-  """Median time of a call of each program, called in turns."""
-  times = {name: [] for name in programs}
+def seconds(program):
+  """Time of a call."""
+  start = time.perf_counter()
+  jax.block_until_ready(program())
+  return time.perf_counter() - start
+
+
+def medians(timed):
+  """The median of each of `timed` ({name: () -> seconds}), called in turns."""
+  times = {name: [] for name in timed}
   for repetition in range(REPETITIONS.value + 1):
-    for name, program in programs.items():
-      start = time.perf_counter()
-      jax.block_until_ready(program())
+    for name, call in timed.items():
+      value = call()
       if repetition:  # the first call compiles
-        times[name].append(time.perf_counter() - start)
+        times[name].append(value)
   return {name: statistics.median(values) for name, values in times.items()}
 
 
 def measure(name, workload):
   """Rows of the table for a workload."""
-  table, clients = make_table(workload)
-  ours = Ours(workload, table, clients)
-  peer = Peer(workload, table, clients, ours.params)
+  ours = Ours(workload, *make_table(workload))
+  peer = Remote(name, jax.device_get(ours.params))
   print(f'{name}: {check(ours, peer)}')
 
   rounds = range(workload.rounds)
-  batches = peer.prepared(rounds)
-  ours_of = {k: ours.program(k) for k in CLIENTS_PER_VMAP}
-  default = CLIENTS_PER_VMAP[0]
-  whole = lambda: ours_of[default](*ours.arguments(ours.ship(ours.cohorts(default, rounds))))
-  programs = {'whole': whole, 'peer, whole': lambda: peer.run_whole(rounds)}
-  for k, program in ours_of.items():
-    programs[k] = functools.partial(program, *ours.arguments(ours.ship(ours.cohorts(k, rounds))))
-  programs['peer'] = lambda: peer.run(batches)
+  ours_of = {k: ours.program(k) for k in {ours.side_by_side, *CLIENTS_PER_VMAP}}
+  draw = lambda k: ours.arguments(ours.ship(ours.cohorts(k, rounds)))
+  drawn = [draw(ours.side_by_side)]
 
-  milliseconds = {
-      key: 1e3 * value / workload.rounds for key, value in seconds_per_call(programs).items()}
+  def whole():
+    result = ours_of[ours.side_by_side](*drawn.pop())
+    drawn.append(draw(ours.side_by_side))
+    return result
+
+  timed = {'whole': lambda: seconds(whole), 'peer, whole': peer.seconds_whole}
+  for k, program in ours_of.items():
+    timed[k] = functools.partial(seconds, functools.partial(program, *draw(k)))
+  timed['peer'] = peer.seconds
+
+  milliseconds = {key: 1e3 * value / workload.rounds for key, value in medians(timed).items()}
+  peer.close()
   pairs = {name: ('whole', 'peer, whole')}
   pairs |= {f'{name}, batches given, {k} a vmap': (k, 'peer') for k in CLIENTS_PER_VMAP}
   return [{'name': row, 'ours': milliseconds[a], 'peer': milliseconds[b], 'unit': 'ms',
@@ -287,7 +346,7 @@ def count_compilations(rounds=20, cohort_size=10):
   """How many programs are compiled for cohorts of ragged clients that differ from round to round.
   """
   ours = Ours(RAGGED, *make_table(RAGGED))
-  program = ours.program(CLIENTS_PER_VMAP[0])
+  program = ours.program(ours.side_by_side)
   events = []
 
   def listen(event, duration, **kwargs):
@@ -299,7 +358,7 @@ def count_compilations(rounds=20, cohort_size=10):
   shapes = set()
   for r in range(rounds):
     ids = np.random.default_rng(r).choice(len(RAGGED.sizes), cohort_size, replace=False)
-    cohorts = ours.cohorts(CLIENTS_PER_VMAP[0], [r], ids)
+    cohorts = ours.cohorts(ours.side_by_side, [r], ids)
     shapes.add(cohorts.index.shape)
     jax.block_until_ready(program(*ours.arguments(ours.ship(cohorts))))
   jax.monitoring.unregister_event_duration_listener(listen)
@@ -313,10 +372,10 @@ def memory_ratio(few=100, many=1000):
   workload = WORKLOADS['CNN, 8 clients']._replace(sizes=np.full(many, 1))
   table, clients = make_table(workload)
   ours = Ours(workload, table, clients)
-  program = ours.program(CLIENTS_PER_VMAP[0])
+  program = ours.program(ours.side_by_side)
 
   def megabytes(cohort_size):
-    cohorts = ours.ship(ours.cohorts(CLIENTS_PER_VMAP[0], [0], np.arange(cohort_size)))
+    cohorts = ours.ship(ours.cohorts(ours.side_by_side, [0], np.arange(cohort_size)))
     need = program.lower(*ours.arguments(cohorts)).compile().memory_analysis()
     return (need.temp_size_in_bytes + need.output_size_in_bytes + need.argument_size_in_bytes -
             sum(column.nbytes for column in table.values())) / 1e6

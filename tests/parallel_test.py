@@ -51,6 +51,28 @@ class CollectivesTest(chex.TestCase):
     np.testing.assert_array_equal(out['here'], np.arange(count))
     self.assertTrue(out['on'].all())
 
+  def test_sums_of_trees_of_many_shapes_and_types(self):
+    rng = np.random.default_rng(0)
+    tree = {'scalar': rng.normal(size=4).astype(np.float32),
+            'small': rng.normal(size=(4, 3, 2)).astype(np.float32),
+            'empty': np.zeros((4, 0, 5), np.float32),
+            'large': rng.normal(size=(4, 2, 2**15 + 1)).astype(np.float32),
+            'counts': rng.integers(0, 2**31, (4, 7)).astype(np.uint32),
+            'half': rng.integers(0, 9, (4, 3)).astype(jnp.bfloat16)}
+    program = jax.pmap(lambda tree: parallel.psum((tree, 1), parallel.BATCH),
+                       axis_name=parallel.BATCH)
+    out, count = program(tree)
+    np.testing.assert_array_equal(count, [4] * 4)
+    for name, x in tree.items():
+      self.assertEqual(out[name].dtype, x.dtype)
+      for device in range(4):
+        np.testing.assert_array_equal(out[name][device], jax.jit(lambda x: x.sum(0))(x), name)
+    # The four small arrays of float32, bfloat16, uint32 and the int, and the large one: the CPU's
+    # devices meet five times and not seven.
+    reduced = [line for line in program.lower(tree).as_text().splitlines()
+               if 'stablehlo.all_reduce' in line]
+    self.assertLen(reduced, 5)
+
   def test_another_axis_does_not_count(self):
     x = jnp.arange(8.0).reshape(4, 2)
     program = jax.pmap(lambda x: collectives(x, parallel.BATCH), axis_name=parallel.CLIENTS)
@@ -240,6 +262,16 @@ class InitializeTest(parameterized.TestCase):
   def test_one_host(self):
     self.assertEqual(self.start(), ([], {}))
     self.assertEqual(self.start(None, None, None, 3), ([], {'jax_num_cpu_devices': 3}))
+
+  @parameterized.parameters(
+      ('', 2, '0.10.2', f'{parallel._ORDER}=false'), ('', 1, '0.10.2', ''), ('', 2, '0.11.0', ''),
+      ('--xla_x=1', 2, '0.10.0', f'--xla_x=1 {parallel._ORDER}=false'),
+      (f'{parallel._ORDER}=true', 2, '0.10.2', f'{parallel._ORDER}=true'))
+  def test_operations_of_several_cpu_devices_keep_their_order(self, given, count, version, expected):
+    with mock.patch.dict(os.environ, {'XLA_FLAGS': given}), mock.patch.object(jax.config, 'update'), \
+        mock.patch.object(jax, '__version__', version):
+      parallel.initialize(cpu_devices=count)
+      self.assertEqual(os.environ['XLA_FLAGS'], expected)
 
   def test_flags(self):
     calls, settings = self.start('localhost:1234', 2, 1)

@@ -84,7 +84,10 @@ def local_batches(rows, work, seed, round_number, client):
   size = work.batch_size
   if not len(rows):
     return np.full((0, size), -1, np.int32)
-  rng = np.random.default_rng([seed, _SHUFFLING, round_number, client])
+  entropy = [seed, _SHUFFLING, round_number, client]
+  if max(entropy) < 2**32:  # the same numbers, sooner
+    entropy = np.array(entropy, np.uint32)
+  rng = np.random.default_rng(entropy)
   per_pass = -(-len(rows) // size)
   passes = -(-work.steps // per_pass) if work.steps else work.epochs
   batches = np.full((passes, per_pass * size), -1, np.int32)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxlab import parallel
 from jaxlab.federated.client import CLIENT_AXES, ClientData
 from jaxlab.federated.types import Attack
-from jaxlab.train.step import all_finite, tree_where
+from jaxlab.train.step import all_finite, each_finite, tree_where
 
 _ROOT = 2**31 - 1  # folded into a key where clients fold in their ids
 
@@ -78,7 +78,7 @@ def run_clients(algorithm, payload, states, table, cohort, key):
     run = jax.vmap(algorithm.client, in_axes=(None, 0, CLIENT_AXES, 0))
     messages, new_states, metrics = run(
         payload, states, ClientData(table, cohort.index, bound), keys)
-  good = jax.vmap(all_finite)((messages, new_states))
+  good = each_finite((messages, new_states))
   good &= jnp.isfinite(cohort.weights) & (cohort.weights >= 0)
   weights = jnp.where(good, cohort.weights, 0)
 
@@ -178,20 +178,21 @@ def federated_round(state, cohort, table, key, *, algorithm, aggregator, clients
     found = detection(info, claimed, malicious)
     info = {name: value for name, value in info.items() if jnp.ndim(value) == 0}
 
+  # In one array, because on small models a collective costs more than what it carries.
+  columns = [weights, rejected & (cohort.ids >= 0), *metrics.values()]
+  weights, rejected, *values = parallel.all_gather(
+      jnp.stack([x.astype(weights.dtype) for x in columns], axis=1), axis).T
   present = (weights > 0).astype(weights.dtype)
-  rejected = (rejected & (cohort.ids >= 0)).sum(dtype=weights.dtype)
-  total, participants, rejected = parallel.psum((weights.sum(), present.sum(), rejected), axis)
+  participants = present.sum()
   server = algorithm.server(state.server, aux, aggregate, participants, server_key)
   everyone = parallel.all_gather((cohort.ids, states), axis)
   clients = jax.tree.map(lambda table, rows: table.at[everyone[0]].set(rows), state.clients,
                          everyone[1])
   new = RoundState(server, clients, aggregator_state, attack_state)
-  good = (total > 0) & all_finite(new)
-  # In one array, because on small models a collective costs more than what it carries.
-  gathered = parallel.all_gather(jnp.stack([present, *metrics.values()], axis=1), axis)
-  spread = distribution((dict(zip(metrics, gathered.T[1:])), gathered[:, 0]), participants)
+  good = (weights.sum() > 0) & all_finite(new)
+  spread = distribution((dict(zip(metrics, values)), present), participants)
   return tree_where(good, new, state), {
-      **spread, **info, **found, 'participants': participants, 'rejected': rejected,
+      **spread, **info, **found, 'participants': participants, 'rejected': rejected.sum(),
       'refused': ~good}
 
 

@@ -93,8 +93,7 @@ class FederatedConfig:
     accumulate: microbatches of a local batch.
     partition_by: column of the training split that the partition looks at; iid and quantity look
       at none.
-    clients_per_vmap: clients side by side on a device; 0 takes the measured default (1 on the CPU,
-      32 elsewhere).
+    clients_per_vmap: clients side by side on a device; 0 takes `default_clients_per_vmap`.
     stage: False keeps all clients' data on the device; True sends the rows of each cohort, built by
       Grain while the cohort before runs.
     rounds_per_call: rounds scanned in one device program; `rounds` and every interval must be
@@ -378,6 +377,17 @@ def run_rounds(state, cohorts, table, constants, rows, *, task, settings, client
   return jax.lax.scan(one, state, (cohorts, rows))
 
 
+def default_clients_per_vmap(params):
+  """How many clients of these parameters run side by side on a device.
+
+  Measured on the CPU by benchmarks/federated_rounds.py: small ones gain from fewer programs, large
+  ones lose the cache. 32 on accelerators is a guess.
+  """
+  if jax.default_backend() != 'cpu':
+    return 32
+  return 4 if sum(leaf.size for leaf in jax.tree.leaves(params)) <= 2**16 else 1
+
+
 def round_bytes(algorithm, params, table, batch_size):
   """(bytes down, bytes up) of one client in a round, from the real payload and message."""
   def exchange(params, table):
@@ -408,7 +418,7 @@ def _run_rounds(run, task, settings, seed, state, sent, clients, constants, hook
                 devices):
   everywhere = devices or jax.devices()
   mine = [i for i, d in enumerate(everywhere) if d.process_index == jax.process_index()]
-  chunk = settings.clients_per_vmap or (1 if jax.default_backend() == 'cpu' else 32)
+  chunk = settings.clients_per_vmap or default_clients_per_vmap(state.params)
   chunk = min(chunk, -(-settings.cohort_size // len(everywhere)))
   threat = settings.make_threat(seed)
   dataset = _poisoned(task.dataset('train'), clients, threat, seed)

@@ -199,7 +199,9 @@ def from_model(model, spec, datasets, *, augment=None):
       images = augment(images, augment_key)
     logits = model.apply(variables, normalise(images), train=True, rngs={'dropout': key})
     labels, weights = batch['label'].astype(jnp.int32), batch['weight']
-    correct = (logits.argmax(-1) == labels).astype(jnp.float32)
+    own = jnp.take_along_axis(logits, labels[..., None], -1)
+    before = jnp.arange(logits.shape[-1]) < labels[..., None]
+    correct = jnp.where(before, logits < own, logits <= own).all(-1).astype(jnp.float32)
     values = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return Loss(values, weights, {'accuracy': (correct, weights)})
 

@@ -1,5 +1,6 @@
 """One training step: global gradient, update, metrics. The same on one or many devices."""
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -61,10 +62,31 @@ def tree_where(condition, new, old):
 
 def all_finite(tree):
   """Scalar bool: no NaN or Inf in any floating leaf."""
+  return each_finite(tree, batch_dims=0)
+
+
+def each_finite(tree, batch_dims=1):
+  """Which entries have no NaN or Inf in any floating leaf.
+
+  Args:
+    tree: pytree of arrays, the floating ones with `batch_dims` leading axes in common.
+    batch_dims: number of axes that count entries; 0 asks of the tree as a whole.
+
+  Returns:
+    bool with the shape of those axes.
+  """
   leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
-  # NaN * 0 and Inf * 0 are NaN. A sum of floats is vectorised on the CPU; a reduction of bools is
-  # not, and would cost a tenth of a small model's step.
-  return jnp.isfinite(sum((jnp.sum(x * 0).astype(jnp.float32) for x in leaves), jnp.zeros(())))
+  if not leaves:
+    return jnp.ones((), bool)
+  axes = lambda x: tuple(range(batch_dims, x.ndim))
+  exact = lambda: functools.reduce(
+      jnp.logical_and, [jnp.isfinite(x).all(axes(x)) for x in leaves])
+  if jax.default_backend() != 'cpu':
+    return exact()
+  # A plain sum is vectorised on the CPU, a reduction of bools is not, and takes ten times as long.
+  # A sum that is not finite may have overflowed: then everything is looked at.
+  sums = functools.reduce(jnp.logical_and, [jnp.isfinite(x.sum(axes(x))) for x in leaves])
+  return jax.lax.cond(sums.all(), lambda: sums, exact)
 
 
 def _positive(weight):

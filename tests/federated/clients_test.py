@@ -31,6 +31,12 @@ class ClientsTest(parameterized.TestCase):
     expected, deviation = 2000 * .2, np.sqrt(2000 * .2 * .8)
     self.assertLess(np.abs(counts - expected).max(), 4 * deviation)
 
+  @parameterized.parameters(0, 2**32 - 1, 2**32, 2**70)
+  def test_order_is_that_of_numpy(self, seed):
+    batches = clients_lib.local_batches(np.arange(12), LocalWork(4), seed, 5, 7)
+    expected = np.random.default_rng([seed, 2, 5, 7]).permutation(12)
+    np.testing.assert_array_equal(batches.ravel(), expected)
+
   @parameterized.parameters(1, 2, 3)
   def test_each_epoch_visits_every_row_once(self, epochs):
     rows = np.arange(100, 111)

@@ -4,6 +4,7 @@ import json
 import logging
 import pathlib
 import tempfile
+from unittest import mock
 
 import chex
 import grain
@@ -83,6 +84,13 @@ class SimulateTest(parameterized.TestCase):
     parallel.assert_replicated(many)
     chex.assert_trees_all_close(
         parallel.to_host(one.server), parallel.to_host(many.server), atol=1e-5, rtol=1e-5)
+
+  def test_small_models_run_several_clients_side_by_side(self):
+    tree = lambda size: {'kernel': np.zeros((size - 10, 1)), 'bias': np.zeros(10)}
+    default = simulation.default_clients_per_vmap
+    self.assertEqual([default(tree(size)) for size in (11, 2**16, 2**16 + 1)], [4, 4, 1])
+    with mock.patch.object(jax, 'default_backend', lambda: 'gpu'):
+      self.assertEqual(default(tree(11)), 32)
 
   def test_rounds_per_call_changes_nothing(self):
     task = toy.softmax_task(rows=60, noise=0.1)

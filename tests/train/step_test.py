@@ -1,6 +1,7 @@
 """One training step: global gradients, second gradients, microbatches, bad steps."""
 import dataclasses
 import functools
+from unittest import mock
 
 import chex
 import jax
@@ -101,6 +102,25 @@ class TreesTest(parameterized.TestCase):
     tree = {name: jnp.asarray(x) for name, x in tree.items()}
     self.assertEqual(bool(step.all_finite(tree)), expected)
     self.assertEqual(bool(step.all_finite({**tree, 'key': jax.random.key(0)})), expected)
+
+  @parameterized.parameters((jnp.float32, 'cpu'), (jnp.bfloat16, 'cpu'), (jnp.float32, 'tpu'))
+  def test_each_finite(self, dtype, backend):
+    self.enter_context(mock.patch.object(jax, 'default_backend', lambda: backend))
+    # Large enough for XLA's vectorised kernels, whose maximum, for one, drops NaN.
+    rows = np.random.default_rng(0).normal(size=(9, 300, 62)).astype(np.float32)
+    rows[1, 7, 60], rows[2, 299, 61], rows[3, 0, 0] = np.nan, np.inf, -np.inf
+    rows[4, 5, 5], rows[4, 5, 6] = np.inf, -np.inf
+    rows[5] = 3e38  # finite, and its sum is not
+    rows[6], rows[6, 200, 3] = -3e38, np.nan
+    bias, expected = np.zeros((9, 2), np.float32), [True, False, False, False, False, True, False]
+    bias[8, 1], expected = np.inf, [*expected, True, False]
+    tree = {'kernel': jnp.asarray(rows, dtype), 'bias': bias, 'n': np.arange(9)}
+    found = jax.jit(step.each_finite)(tree)
+    self.assertEqual(found.tolist(), expected)
+    every = jax.jit(step.all_finite)
+    one_by_one = [bool(every(jax.tree.map(lambda x: x[i], tree))) for i in range(9)]
+    self.assertEqual(one_by_one, expected)
+    self.assertEqual(jax.vmap(step.all_finite)(tree).tolist(), expected)
 
 
 class GradientTest(parameterized.TestCase):

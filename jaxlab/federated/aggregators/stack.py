@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlab.federated.types import Aggregator
+from jaxlab.train.step import each_finite
 
 # Columns seen at a time: enough work for a core, little enough for its second-level cache.
 # No power of two, so that the rows of a block do not fall on the same cache lines.
@@ -67,11 +68,7 @@ def screen(messages, weights):
     messages: pytree of [n, ...].
     weights: [n].
   """
-  good = jnp.isfinite(weights) & (weights >= 0)
-  for x in jax.tree.leaves(messages):
-    # NaN * 0 and Inf * 0 are NaN, and a sum of floats is vectorised where a reduction of bools is
-    # not.
-    good &= jnp.isfinite((x.reshape(len(x), -1) * 0).sum(1))
+  good = jnp.isfinite(weights) & (weights >= 0) & each_finite(messages)
   return jnp.where(good, weights, 0)
 
 
