@@ -15,9 +15,9 @@ drawing the order of every client's rows on the host (the same function for both
 shipping index arrays and the program (jaxlab, whose table of examples lies on the devices), or
 gathering and shipping every batch and the steps (FedJAX, whose examples lie in host memory). Both
 draw while the device computes: jaxlab the rounds of the next call, as `simulate` does, FedJAX the
-next batch. The rows 'batches given' leave out what happens before a program: index arrays and FedJAX's batches
-were put on the devices beforehand, which FedJAX's data sets do not offer. A timed call is several
-rounds, one program in jaxlab; the table has the median time of one.
+next batch. The rows 'batches given' leave out what happens before a program: index arrays and
+FedJAX's batches were put on the devices beforehand, which FedJAX's data sets do not offer. A timed
+call is several rounds, one program in jaxlab; the table has the median time of one.
 
 The exit status is 1 if whole rounds are not faster by a workload's bar, if more than
 MAX_COMPILATIONS programs serve 20 cohorts, or if 1000 clients a round need more than MAX_MEMORY

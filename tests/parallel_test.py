@@ -267,9 +267,9 @@ class InitializeTest(parameterized.TestCase):
       ('', 2, '0.10.2', f'{parallel._ORDER}=false'), ('', 1, '0.10.2', ''), ('', 2, '0.11.0', ''),
       ('--xla_x=1', 2, '0.10.0', f'--xla_x=1 {parallel._ORDER}=false'),
       (f'{parallel._ORDER}=true', 2, '0.10.2', f'{parallel._ORDER}=true'))
-  def test_operations_of_several_cpu_devices_keep_their_order(self, given, count, version, expected):
-    with mock.patch.dict(os.environ, {'XLA_FLAGS': given}), mock.patch.object(jax.config, 'update'), \
-        mock.patch.object(jax, '__version__', version):
+  def test_operations_of_cpu_devices_keep_their_order(self, given, count, version, expected):
+    with mock.patch.dict(os.environ, {'XLA_FLAGS': given}), \
+        mock.patch.object(jax.config, 'update'), mock.patch.object(jax, '__version__', version):
       parallel.initialize(cpu_devices=count)
       self.assertEqual(os.environ['XLA_FLAGS'], expected)
 

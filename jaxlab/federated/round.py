@@ -50,7 +50,7 @@ class RoundState(NamedTuple):
                attack.init(params) if attack else ())
 
 
-def run_clients(algorithm, payload, states, table, cohort, key):
+def run_clients(algorithm, payload, states, table, cohort, key, zero=True):
   """Runs a chunk of clients side by side and screens what they send.
 
   Args:
@@ -60,10 +60,11 @@ def run_clients(algorithm, payload, states, table, cohort, key):
     table: mapping of columns [N, ...].
     cohort: Cohort of c clients.
     key: the round's key for clients; each gets fold_in(key, its id).
+    zero: whether a rejected message is replaced by zeros; a Stream does not mind what it holds.
 
   Returns:
     (messages [c, ...], weights [c], states [c, ...], metrics [c], rejected [c] bool). A message
-    with a NaN or Inf, or a weight that is negative or not finite, is replaced by zeros of weight 0,
+    with a NaN or Inf, or a weight that is negative or not finite, is rejected: it gets weight 0,
     and the client keeps its old state; so does one that took no step.
   """
   steps = (cohort.index >= 0).any(-1)  # [c, S]
@@ -86,7 +87,8 @@ def run_clients(algorithm, payload, states, table, cohort, key):
     shaped = lambda x: condition.reshape((-1,) + (1,) * (x.ndim - 1))
     return jax.tree.map(lambda a, b: jnp.where(shaped(a), a, b), new, old)
 
-  messages = keep(good, messages, jax.tree.map(jnp.zeros_like, messages))
+  if zero:
+    messages = keep(good, messages, jax.tree.map(jnp.zeros_like, messages))
   return messages, weights, keep(weights > 0, new_states, states), metrics, ~good
 
 
@@ -136,15 +138,18 @@ def federated_round(state, cohort, table, key, *, algorithm, aggregator, clients
 
   invited = parallel.all_gather(cohort.ids, axis)
 
+  streams = aggregator.stream is not None and threat is None
+
   def run(chunk):
     states = jax.tree.map(lambda x: x[chunk.ids], state.clients)  # -1, padding, is the last row
-    messages, weights, *rest = run_clients(algorithm, payload, states, table, chunk, client_key)
+    messages, weights, *rest = run_clients(
+        algorithm, payload, states, table, chunk, client_key, zero=not streams)
     if codec is not None and threat is None:
       messages = codec.encode(messages, weights, chunk.ids, invited, aggregate_key)
     return messages, weights, *rest
 
   attack_state, found = state.attack, {}
-  if aggregator.stream is not None and threat is None:
+  if streams:
     stream = aggregator.stream
     shapes = jax.eval_shape(run, jax.tree.map(lambda x: x[0], chunks))[0]
     one = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape[1:], s.dtype), shapes)

@@ -11,7 +11,8 @@ class Stream(NamedTuple):
 
   Attributes:
     zero: message (shapes suffice) -> accumulator.
-    add: (accumulator, messages [C, ...], weights [C]) -> accumulator, client after client in order.
+    add: (accumulator, messages [C, ...], weights [C]) -> accumulator, client after client in order;
+      the message of a client of weight 0 may hold anything.
     collect: (accumulator, axis name) -> accumulator over all devices.
     finish: (accumulator, key) -> aggregate, shaped like a message.
   """
