@@ -1,7 +1,5 @@
 """`simulate`: runs federated rounds, and goes on after a kill to the bit-identical end."""
-import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,11 +9,12 @@ import numpy as np
 from jaxlab import config as config_lib
 from jaxlab import parallel
 from jaxlab.data import partition, pipeline
-from jaxlab.federated import aggregators, algorithms, attacks, secure_aggregation, staging
+from jaxlab.federated import attacks, secure_aggregation, staging
 from jaxlab.federated import clients as clients_lib
 from jaxlab.federated import rows as rows_lib
 from jaxlab.federated.client import ClientData
-from jaxlab.federated.round import Cohort, RoundState, Threat, federated_round
+from jaxlab.federated.round import Cohort, RoundState, federated_round
+from jaxlab.federated.settings import federated_config
 from jaxlab.federated.types import tree_bytes
 from jaxlab.task import split_variables
 from jaxlab.train.checkpoints import fingerprint
@@ -68,171 +67,6 @@ class FederatedState(NamedTuple):
   def with_params(self, params):
     """The state with another global model."""
     return self._replace(server=self.server._replace(params=params))
-
-
-@dataclasses.dataclass(frozen=True)
-class FederatedConfig:
-  """The settings of `simulate`, the mapping `config.federated`.
-
-  Attributes:
-    num_clients: clients that the training split is dealt to.
-    cohort_size: clients a round, sampled uniformly without replacement.
-    rounds: rounds of the run.
-    partition: {name, ...} for `data.partition.make_partition`.
-    algorithm: {name, ...} for `algorithms.make_algorithm`.
-    client_optimizer: config for `optim.make_optimizer`; none for an algorithm with a rule of its
-      own (scaffold, feddyn, mime, mimelite, fedsgd).
-    aggregator: {name, ...} for `aggregators.make_aggregator`.
-    attack: {name, ...} for `attacks.make_attack`; empty where all clients are honest. Who is
-      malicious is fixed by the seed.
-    secure: keyword arguments of `secure_aggregation.secure_mean`, under which the server sees sums
-      alone; empty for none.
-    batch_size: examples of a local step.
-    epochs: local passes a round.
-    local_steps: if positive, exactly so many local steps a round instead.
-    accumulate: microbatches of a local batch.
-    partition_by: column of the training split that the partition looks at; iid and quantity look
-      at none.
-    clients_per_vmap: clients side by side on a device; 0 takes `default_clients_per_vmap`.
-    stage: False keeps all clients' data on the device; True sends the rows of each cohort, built by
-      Grain while the cohort before runs.
-    rounds_per_call: rounds scanned in one device program; `rounds` and every interval must be
-      multiples of it.
-    log_every: rounds between metric rows.
-    eval_every: rounds between evaluations of `eval_splits`; 0 for the end only.
-    eval_splits: splits to evaluate the global model on.
-    save_every: rounds between checkpoints; 0 for the end only.
-    keep: newest checkpoints that stay.
-    max_bad_rounds: refused rounds in a row that end the run.
-  """
-  num_clients: int
-  cohort_size: int
-  rounds: int
-  partition: Mapping
-  algorithm: Mapping
-  client_optimizer: Mapping = dataclasses.field(default_factory=dict)
-  aggregator: Mapping = dataclasses.field(default_factory=lambda: {'name': 'mean'})
-  attack: Mapping = dataclasses.field(default_factory=dict)
-  secure: Mapping = dataclasses.field(default_factory=dict)
-  batch_size: int = 16
-  epochs: int = 1
-  local_steps: int = 0
-  accumulate: int = 1
-  partition_by: str = 'label'
-  clients_per_vmap: int = 0
-  stage: bool = False
-  rounds_per_call: int = 1
-  log_every: int = 1
-  eval_every: int = 1
-  eval_splits: Sequence[str] = ('test',)
-  save_every: int = 0
-  keep: int = 2
-  max_bad_rounds: int = 5
-
-  def __post_init__(self):
-    for name in ('num_clients', 'cohort_size', 'rounds', 'batch_size', 'epochs', 'accumulate',
-                 'rounds_per_call', 'log_every', 'max_bad_rounds'):
-      config_lib.require(
-          getattr(self, name) >= 1, f'federated.{name}', 'at least 1', getattr(self, name))
-    for name in ('local_steps', 'clients_per_vmap', 'eval_every', 'save_every'):
-      config_lib.require(
-          getattr(self, name) >= 0, f'federated.{name}', 'at least 0', getattr(self, name))
-    config_lib.require(self.cohort_size <= self.num_clients, 'federated.cohort_size',
-                       f'at most num_clients={self.num_clients}', self.cohort_size)
-    config_lib.require(self.batch_size % self.accumulate == 0, 'federated.batch_size',
-                       f'a multiple of accumulate={self.accumulate}', self.batch_size)
-    for name in ('rounds', 'log_every', 'eval_every', 'save_every'):
-      config_lib.require(
-          getattr(self, name) % self.rounds_per_call == 0, f'federated.{name}',
-          f'a multiple of rounds_per_call={self.rounds_per_call}', getattr(self, name))
-    partition.check(self.partition, 'federated.partition')
-    self._check_aggregation()
-
-  def _check_aggregation(self):
-    aggregator = self.make_aggregator(self.make_algorithm(None))
-    config_lib.require(
-        self.cohort_size >= aggregator.minimum, 'federated.cohort_size',
-        f'at least {aggregator.minimum} under the aggregator {self.aggregator["name"]}',
-        self.cohort_size)
-    config_lib.require(not (aggregator.root_examples and self.stage), 'federated.stage',
-                       f'False under the aggregator {self.aggregator["name"]}, whose root data '
-                       'stay on the device', self.stage)
-    name = self.algorithm['name']
-    config_lib.require(
-        not self.message_of_parts or not set(self.rules) & set(aggregators.MODEL_SHAPED),
-        'federated.aggregator.name',
-        f'one without a state under {name}, whose message is more than an update of the model',
-        self.aggregator['name'])
-    if not attacks.make_attack(self.attack):
-      return
-    config_lib.require(
-        not self.message_of_parts or self.attack['name'] in attacks.HONEST_MESSAGES,
-        'federated.attack.name',
-        f'one of {", ".join(attacks.HONEST_MESSAGES)} under {name}, whose message is more than an '
-        'update of the model', self.attack['name'])
-    config_lib.require(
-        self.attack['name'] != 'model_replacement' or name in ('fedavg', 'fedprox'),
-        'federated.algorithm.name', 'fedavg or fedprox under the attack model_replacement', name)
-
-  @property
-  def rules(self):
-    """The names of the aggregator and of the one that it wraps, if any."""
-    return [rule['name'] for rule in (self.aggregator, self.aggregator.get('rule')) if rule]
-
-  @property
-  def message_of_parts(self):
-    """Whether a message is more than an update of the model."""
-    return self.algorithm['name'] in algorithms.MESSAGES_OF_PARTS
-
-  def make_aggregator(self, algorithm):
-    """The aggregator of an algorithm."""
-    codec = self.make_codec(algorithm)
-    if codec is not None:
-      return codec.aggregator
-    return aggregators.make_aggregator(self.aggregator, algorithm, self.num_clients)
-
-  def make_codec(self, algorithm):
-    """The Codec of secure aggregation; None without it."""
-    if not self.secure:
-      return None
-    return secure_aggregation.make_codec(self.secure, self.aggregator, algorithm, self.num_clients,
-                                         self.cohort_size)
-
-  def make_threat(self, seed):
-    """The Threat of the attack; None where all clients are honest."""
-    attack = attacks.make_attack(self.attack)
-    if attack is None:
-      return None
-    return Threat(attack, attacks.malicious_clients(self.attack, self.num_clients, seed))
-
-  def make_algorithm(self, gradient, constants=None):
-    """The algorithm over this gradient function, None for its shapes alone.
-
-    Args:
-      gradient: `TaskGradient`, or None.
-      constants: the Flax collection 'constants', for the algorithms of a system; None with it.
-    """
-    del constants
-    return algorithms.make_algorithm(self.algorithm, self.client_optimizer, gradient,
-                                     self.num_clients)
-
-  @property
-  def work(self):
-    """The LocalWork of a round."""
-    return clients_lib.LocalWork(self.batch_size, self.epochs, self.local_steps)
-
-
-def federated_config(config, kind=FederatedConfig, **parts):
-  """Reads and checks `config.federated`.
-
-  Args:
-    config: of the experiment.
-    kind: FederatedConfig, or the subclass of a system with an algorithm or a threat of its own.
-    **parts: fields of `kind` that no config holds.
-  """
-  if 'federated' not in config:
-    raise config_lib.ConfigError('config.federated: missing')
-  return config_lib.call(kind, config['federated'], 'federated', drop=(), **parts)
 
 
 def make_clients(task, settings, seed):

@@ -4,7 +4,7 @@ import pkgutil
 
 from jaxlab import config as config_lib
 from jaxlab import tasks
-from jaxlab.federated.simulation import federated_config
+from jaxlab.federated.settings import federated_config
 from jaxlab.train.phases import FIT_KEYS, fit_config
 from jaxlab.train.sweep import cells, sweep_config
 

@@ -16,6 +16,7 @@ from absl.testing import absltest, parameterized
 from jaxlab import federated, parallel, train
 from jaxlab.config import ConfigError
 from jaxlab.federated import simulation
+from jaxlab.federated.settings import FederatedConfig
 from tests import toy
 
 FEDLALR = {
@@ -165,7 +166,7 @@ class SimulateTest(parameterized.TestCase):
   def test_partitions_by_number_alone_need_no_column(self):
     for name in ('iid', 'quantity'):
       options = {'name': name} | ({'law': 'power', 'spread': 1.0} if name == 'quantity' else {})
-      settings = simulation.FederatedConfig(
+      settings = FederatedConfig(
           **{**BASE, **FEDLALR, 'partition': options, 'partition_by': 'absent'})
       clients = simulation.make_clients(toy.softmax_task(rows=60), settings, seed=1)
       rows = np.concatenate([clients.of(c) for c in range(6)])
@@ -208,31 +209,11 @@ class SimulateTest(parameterized.TestCase):
         federated.simulate(other, config(save_every=3), workdir=folder)
 
   @parameterized.parameters(
-      ({'cohort_size': 7}, 'federated.cohort_size: expected at most num_clients=6, got 7'),
-      ({'rounds': 0}, 'federated.rounds: expected at least 1, got 0'),
-      ({'num_client': 3}, "federated: unknown key 'num_client'; did you mean 'num_clients'"),
-      ({'algorithm': {'name': 'fedavgg'}
-       }, "federated.algorithm.name: unknown name 'fedavgg'; did you mean 'fedavg'"),
-      ({'algorithm': {'name': 'fedlalr', 'vhat_ag': 'max'}
-       }, "federated.algorithm: unknown key 'vhat_ag'; did you mean 'vhat_agg'"),
-      ({'algorithm': {'name': 'fedlalr', 'vhat_agg': 'median'}
-       }, 'federated.algorithm.vhat_agg: expected'),
-      ({'client_optimizer': {'name': 'sgd', 'learning_rate': 0.1}
-       }, "federated.client_optimizer.name: expected 'fedlalr' under"),
-      ({'client_optimizer': {'name': 'fedlalr', 'learning_rate': -0.1}
-       }, 'federated.client_optimizer.learning_rate: expected a finite'),
-      ({'aggregator': {'name': 'meen'}
-       }, "federated.aggregator.name: unknown name 'meen'; did you mean 'mean'"),
-      ({'partition': {'name': 'dirichlet_by_class', 'alhpa': 1.0}
-       }, "partition: unknown key 'alhpa'; did you mean 'alpha'"),
       ({'partition_by': 'labels'
        }, "federated.partition_by: unknown name 'labels'; did you mean 'label'"),
-      ({'batch_size': 5, 'accumulate': 2
-       }, 'federated.batch_size: expected a multiple of accumulate=2, got 5'),
-      ({'rounds_per_call': 4}, 'federated.rounds: expected a multiple of rounds_per_call=4, got 6'),
       ({'partition': {'name': 'iid'}, 'num_clients': 100}, 'partition'),
   )
-  def test_impossible_settings(self, change, message):
+  def test_settings_that_do_not_fit_the_data(self, change, message):
     with self.assertRaisesRegex(ConfigError, message):
       federated.simulate(toy.softmax_task(rows=60), config(**change))
 

@@ -6,7 +6,7 @@ from typing import Any
 import optax
 
 from jaxlab import config as config_lib
-from jaxlab.federated import simulation
+from jaxlab.federated import settings
 from jaxlab.federated.algorithms import server_descent
 from jaxlab.systems.efficient_fedrec.algorithm import efficient_fedrec
 from jaxlab.tasks import news as news_task
@@ -29,7 +29,7 @@ def _settings(*, server_learning_rate: float, union_size: int, train_news: bool 
 
 
 @dataclasses.dataclass(frozen=True)
-class Federation(simulation.FederatedConfig):
+class Federation(settings.FederatedConfig):
   """The federation of the paper, whose server steps by Adam.
 
   Attributes:
@@ -61,7 +61,7 @@ class Federation(simulation.FederatedConfig):
 
 def federated_config(config, task=None):
   """Reads and checks `config.federated` of a NewsTask, or of one still to be made."""
-  return simulation.federated_config(config, Federation, task=task)
+  return settings.federated_config(config, Federation, task=task)
 
 
 def make_task(config):

@@ -10,7 +10,7 @@ import optax
 
 from jaxlab import config as config_lib
 from jaxlab.data import pipeline
-from jaxlab.federated import attacks, simulation
+from jaxlab.federated import attacks, settings, simulation
 from jaxlab.federated import clients as clients_lib
 from jaxlab.federated.algorithms import server_descent
 from jaxlab.federated.round import Threat
@@ -59,7 +59,7 @@ class AttackConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Federation(simulation.FederatedConfig):
+class Federation(settings.FederatedConfig):
   """The federation of the paper: FedSGD whose server steps by Adam, and the attack.
 
   Attributes:
@@ -143,13 +143,13 @@ def check(config):
 
 def federated_config(config):
   """Reads and checks `config.federated`; the Federation has no task yet."""
-  return simulation.federated_config(config, Federation, task=None, liars=attack_config(config))
+  return settings.federated_config(config, Federation, task=None, liars=attack_config(config))
 
 
 def attacked(task, liars):
   """A NewsTask that is federated with the attackers of an AttackConfig."""
   return dataclasses.replace(task, federation=functools.partial(
-      simulation.federated_config, kind=Federation, task=task, liars=liars))
+      settings.federated_config, kind=Federation, task=task, liars=liars))
 
 
 def make_task(config):

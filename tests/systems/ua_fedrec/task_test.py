@@ -89,8 +89,10 @@ class FederationTest(absltest.TestCase):
     malicious = make_federation().make_threat(seed).malicious
     present = [malicious[clients_lib.sample_uniform(USERS, 2, seed, r)].any() for r in range(3)]
     self.assertEqual(present, [False, False, True])
+    # One client at a time, so that both round alike: the scores' bias has no gradient but rounding,
+    # of which Adam makes whole steps.
     config = {'seed': seed, 'federated': {
-        **SETTINGS, 'cohort_size': 2, 'rounds': 3, 'eval_splits': ()}}
+        **SETTINGS, 'cohort_size': 2, 'rounds': 3, 'eval_splits': (), 'clients_per_vmap': 1}}
     runs = []
     for made in (make_task(rows=True), task):
       states = []
