@@ -113,6 +113,24 @@ def load_arrays(*, name: str, train: str, test: str, label_noise: float = 0.0, u
   return spec, splits
 
 
+def are_first(logits, labels):
+  """Whether each label has the highest logit, the first of equal ones: argmax(logits) == labels.
+
+  XLA's argmax takes five times as long on the CPU, a tenth of a small model's step. A label whose
+  logit is NaN is not first.
+
+  Args:
+    logits: [..., K].
+    labels: int [...].
+
+  Returns:
+    bool [...].
+  """
+  own = jnp.take_along_axis(logits, labels[..., None], -1)
+  before = jnp.arange(logits.shape[-1]) < labels[..., None]
+  return jnp.where(before, logits < own, logits <= own).all(-1)
+
+
 def make_task(config):
   """Makes the Task of a config.
 
@@ -199,9 +217,7 @@ def from_model(model, spec, datasets, *, augment=None):
       images = augment(images, augment_key)
     logits = model.apply(variables, normalise(images), train=True, rngs={'dropout': key})
     labels, weights = batch['label'].astype(jnp.int32), batch['weight']
-    own = jnp.take_along_axis(logits, labels[..., None], -1)
-    before = jnp.arange(logits.shape[-1]) < labels[..., None]
-    correct = jnp.where(before, logits < own, logits <= own).all(-1).astype(jnp.float32)
+    correct = are_first(logits, labels).astype(jnp.float32)
     values = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return Loss(values, weights, {'accuracy': (correct, weights)})
 

@@ -94,6 +94,15 @@ class LossTest(parameterized.TestCase):
     np.testing.assert_array_equal(loss.metrics['accuracy'][0], logits.argmax(-1) == batch['label'])
     np.testing.assert_allclose(task.predict(variables, batch, None), logits, rtol=1e-5)
 
+  def test_first_of_equal_logits(self):
+    logits = np.random.default_rng(0).integers(0, 3, (200, 5)).astype(np.float32)
+    logits[0], logits[1, :3] = -np.inf, np.inf
+    for label in range(5):
+      found = jax.jit(classification.are_first)(logits, np.full(200, label))
+      np.testing.assert_array_equal(found, logits.argmax(-1) == label)
+    nan = np.array([[0, np.nan, 1], [np.nan, 1, 0]], np.float32)
+    self.assertFalse(classification.are_first(nan, np.array([2, 0])).any())
+
   @parameterized.parameters((2, 0, 1), (4, 8, 1), (1, 8, 2), (2, 8, 2), (4, 0, 2))
   def test_devices_padding_and_microbatches_change_nothing(self, count, padding, accumulate):
     batch = padded(weighted(), padding)
