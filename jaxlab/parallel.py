@@ -70,6 +70,14 @@ def all_gather(tree, axis=BATCH):
   return jax.lax.all_gather(tree, axis, tiled=True) if on_axis(axis) else tree
 
 
+def among_zeros(x, axis=BATCH):
+  """[D * B, ...] with this device's x [B, ...] in its place, so that the `psum` is `all_gather`."""
+  if not on_axis(axis):
+    return x
+  zeros = jnp.zeros((jax.lax.axis_size(axis), *x.shape), x.dtype)
+  return zeros.at[jax.lax.axis_index(axis)].set(x).reshape(-1, *x.shape[1:])
+
+
 def axis_index(axis=BATCH):
   """The device's position on `axis`; 0 off the axis."""
   return jax.lax.axis_index(axis) if on_axis(axis) else 0

@@ -25,8 +25,9 @@ def devices(count):
 def collectives(x, axis):
   """Everything that a program may ask the axis for."""
   return {'sum': parallel.psum({'x': x}, axis)['x'], 'max': parallel.pmax(x, axis),
-          'all': parallel.all_gather(x, axis), 'on': jnp.asarray(parallel.on_axis(axis)),
-          'here': jnp.asarray(parallel.axis_index(axis))}
+          'all': parallel.all_gather(x, axis),
+          'placed': parallel.psum(parallel.among_zeros(x, axis), axis),
+          'on': jnp.asarray(parallel.on_axis(axis)), 'here': jnp.asarray(parallel.axis_index(axis))}
 
 
 class CollectivesTest(chex.TestCase):
@@ -35,7 +36,7 @@ class CollectivesTest(chex.TestCase):
   def test_no_ops_off_the_axis(self):
     x = jnp.array([3.0, 1.0])
     out = self.variant(lambda x: collectives(x, parallel.BATCH))(x)
-    for name in ('sum', 'max', 'all'):
+    for name in ('sum', 'max', 'all', 'placed'):
       np.testing.assert_array_equal(out[name], x)
     self.assertEqual((out['here'], out['on']), (0, False))
 
@@ -48,6 +49,7 @@ class CollectivesTest(chex.TestCase):
       np.testing.assert_array_equal(out['sum'][i], x.sum(0))
       np.testing.assert_array_equal(out['max'][i], x.max(0))
       np.testing.assert_array_equal(out['all'][i], x.ravel())  # in device order
+      np.testing.assert_array_equal(out['placed'][i], x.ravel())
     np.testing.assert_array_equal(out['here'], np.arange(count))
     self.assertTrue(out['on'].all())
 

@@ -159,12 +159,18 @@ def federated_round(state, cohort, table, key, *, algorithm, aggregator, clients
       return stream.add(accumulator, messages, rest[0]), rest
 
     accumulator, results = jax.lax.scan(body, stream.zero(one), chunks)
-    aggregate, info = stream.finish(stream.collect(accumulator, axis), aggregate_key), {}
     weights, states, metrics, rejected = flat(tuple(results))
+    rows = _rows(cohort, weights, rejected, metrics)
+    if stream.collect is parallel.psum:  # one collective for both
+      accumulator, rows = parallel.psum((accumulator, parallel.among_zeros(rows, axis)), axis)
+    else:
+      accumulator, rows = stream.collect(accumulator, axis), parallel.all_gather(rows, axis)
+    aggregate, info = stream.finish(accumulator, aggregate_key), {}
     aggregator_state = state.aggregator
   else:
     _, results = jax.lax.scan(lambda carry, chunk: (carry, run(chunk)), None, chunks)
     messages, weights, states, metrics, rejected = flat(results)
+    rows = parallel.all_gather(_rows(cohort, weights, rejected, metrics), axis)
     ids, sent, claimed = in_order(parallel.all_gather((cohort.ids, messages, weights), axis))
     malicious = None
     if threat is not None:
@@ -183,10 +189,7 @@ def federated_round(state, cohort, table, key, *, algorithm, aggregator, clients
     found = detection(info, claimed, malicious)
     info = {name: value for name, value in info.items() if jnp.ndim(value) == 0}
 
-  # In one array, because on small models a collective costs more than what it carries.
-  columns = [weights, rejected & (cohort.ids >= 0), *metrics.values()]
-  weights, rejected, *values = parallel.all_gather(
-      jnp.stack([x.astype(weights.dtype) for x in columns], axis=1), axis).T
+  weights, rejected, *values = rows.T
   present = (weights > 0).astype(weights.dtype)
   participants = present.sum()
   server = algorithm.server(state.server, aux, aggregate, participants, server_key)
@@ -199,6 +202,15 @@ def federated_round(state, cohort, table, key, *, algorithm, aggregator, clients
   return tree_where(good, new, state), {
       **spread, **info, **found, 'participants': participants, 'rejected': rejected.sum(),
       'refused': ~good}
+
+
+def _rows(cohort, weights, rejected, metrics):
+  """What a round says of its clients, [M, 2 + metrics]: weight, whether rejected, metrics.
+
+  In one array, because on small models a collective costs more than what it carries.
+  """
+  columns = [weights, rejected & (cohort.ids >= 0), *metrics.values()]
+  return jnp.stack([x.astype(weights.dtype) for x in columns], axis=1)
 
 
 def in_order(gathered):
