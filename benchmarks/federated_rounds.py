@@ -10,16 +10,17 @@ jit backend (its pmap backend calls functions that JAX has removed), in a proces
 JAX is as it comes: one CPU device with a thread a core. FedJAX's weighted mean is one jitted call a
 client, less than its own two. The two take turns.
 
-The rows of a workload's name alone time whole rounds, from the clients' numbers to new parameters:
-drawing the order of every client's rows on the host (the same function for both), then padding and
-shipping index arrays and the program (jaxlab, whose table of examples lies on the devices), or
-gathering and shipping every batch and the steps (FedJAX, whose examples lie in host memory). Both
-draw while the device computes: jaxlab the rounds of the next call, as `simulate` does, FedJAX the
-next batch. The rows 'batches given' leave out what happens before a program: index arrays and
-FedJAX's batches were put on the devices beforehand, which FedJAX's data sets do not offer. A timed
-call is several rounds, one program in jaxlab; the table has the median time of one.
+The rows of a workload's name alone time rounds from index arrays on the host to new parameters:
+shipping them and the program (jaxlab, whose table of examples lies on the devices, and whose arrays
+are padded and dealt to the devices), or gathering and shipping every batch and the steps (FedJAX,
+whose examples lie in host memory). 'Drawing them too' begins before that, with the clients'
+numbers: the order of every client's rows is drawn by the same function for both, while the device
+computes: by jaxlab for the rounds of the next call, as `simulate` does, by FedJAX for the next
+client. 'Batches given' leaves out what happens before a program: index arrays and FedJAX's batches
+were put on the devices beforehand, which FedJAX's data sets do not offer. A timed call is several
+rounds, one program in jaxlab; the table has the median time of one.
 
-The exit status is 1 if whole rounds are not faster by a workload's bar, if more than
+The exit status is 1 if rounds of index arrays are not faster by a workload's bar, if more than
 MAX_COMPILATIONS programs serve 20 cohorts, or if 1000 clients a round need more than MAX_MEMORY
 times the memory of 100.
 """
@@ -191,7 +192,11 @@ class Peer:
         lambda t, d: t + weight * d, total, delta), donate_argnums=0)
     self._server = jax.jit(lambda params, total, weight: jax.tree.map(
         lambda p, t: p - t / weight, params, total))
-    self._prepared = self._prepare(range(workload.rounds))
+    self._index = [[self._draw(client, r) for client in range(len(workload.sizes))]
+                   for r in range(workload.rounds)]
+    device = jax.local_devices()[0]
+    self._prepared = [[[jax.device_put(batch, device) for batch in self._batches(index)]
+                       for index in clients] for clients in self._index]
 
   def first_round(self):
     """(examples, steps, parameters under jaxlab's names) of a round."""
@@ -206,32 +211,33 @@ class Peer:
     """Of the rounds of a call, the batches given."""
     return seconds(lambda: self._run(self._prepared))
 
-  def seconds_whole(self):
-    """The same, drawing and gathering the batches on the way."""
-    clients = range(len(self._workload.sizes))
-    rounds = range(self._workload.rounds)
-    return seconds(lambda: self._run([self._batches(client, r) for client in clients]
-                                     for r in rounds))
+  def seconds_indexed(self):
+    """The same, gathering the batches on the way."""
+    return seconds(lambda: self._run(map(self._batches, clients) for clients in self._index))
 
-  def _batches(self, client, round_number):
-    """Yields a client's batches; masked, FedJAX's padding, where some are not full."""
-    index = local_batches(self._clients.of(client), self._workload.work, 0, round_number, client)
+  def seconds_whole(self):
+    """The same, drawing the index arrays on the way too."""
+    drawn = lambda client, r: (yield from self._batches(self._draw(client, r)))
+    return seconds(lambda: self._run((drawn(client, r) for client in range(len(clients)))
+                                     for r, clients in enumerate(self._index)))
+
+  def _draw(self, client, round_number):
+    """A client's index arrays [S, B]."""
+    return local_batches(self._clients.of(client), self._workload.work, 0, round_number, client)
+
+  def _batches(self, index):
+    """Yields the batches of index arrays; masked, FedJAX's padding, where some are not full."""
     for rows in index:
       batch = {'x': self._table['image'][rows], 'y': self._table['label'][rows]}
       if not self._workload.work.steps:
         batch[fedjax.EXAMPLE_MASK_KEY] = rows >= 0
       yield batch
 
-  def _prepare(self, rounds):
-    """All batches of some rounds, on the device that FedJAX computes on."""
-    device = jax.local_devices()[0]
-    return [[[jax.device_put(batch, device) for batch in self._batches(client, r)]
-             for client in range(len(self._workload.sizes))] for r in rounds]
-
   def _run(self, rounds):
     """The parameters after rounds of iterables of batches [R][C]."""
     params = self.params
-    for batches in rounds:
+    for clients in rounds:
+      batches = list(clients)
       total = self._zeros(params)
       for client, delta in self._train(params, list(zip(range(len(batches)), batches, self._keys))):
         total = self._add(total, delta, float(self._workload.sizes[client]))
@@ -320,23 +326,29 @@ def measure(name, workload):
   print(f'{name}: {check(ours, peer)}')
 
   rounds = range(workload.rounds)
-  ours_of = {k: ours.program(k) for k in {ours.side_by_side, *CLIENTS_PER_VMAP}}
-  draw = lambda k: ours.arguments(ours.ship(ours.cohorts(k, rounds)))
-  drawn = [draw(ours.side_by_side)]
+  usual = ours.side_by_side
+  ours_of = {k: ours.program(k) for k in {usual, *CLIENTS_PER_VMAP}}
+  cohorts = {k: ours.cohorts(k, rounds) for k in ours_of}
+  start = lambda k, cohorts: ours_of[k](*ours.arguments(ours.ship(cohorts)))
+  drawn = [cohorts[usual]]
 
   def whole():
-    result = ours_of[ours.side_by_side](*drawn.pop())
-    drawn.append(draw(ours.side_by_side))
+    result = start(usual, drawn.pop())
+    drawn.append(ours.cohorts(usual, rounds))
     return result
 
-  timed = {'whole': lambda: seconds(whole), 'peer, whole': peer.seconds_whole}
+  timed = {'indexed': lambda: seconds(lambda: start(usual, cohorts[usual])),
+           'peer, indexed': peer.seconds_indexed,
+           'whole': lambda: seconds(whole), 'peer, whole': peer.seconds_whole}
   for k, program in ours_of.items():
-    timed[k] = functools.partial(seconds, functools.partial(program, *draw(k)))
+    timed[k] = functools.partial(
+        seconds, functools.partial(program, *ours.arguments(ours.ship(cohorts[k]))))
   timed['peer'] = peer.seconds
 
   milliseconds = {key: 1e3 * value / workload.rounds for key, value in medians(timed).items()}
   peer.close()
-  pairs = {name: ('whole', 'peer, whole')}
+  pairs = {name: ('indexed', 'peer, indexed'),
+           f'{name}, drawing them too': ('whole', 'peer, whole')}
   pairs |= {f'{name}, batches given, {k} a vmap': (k, 'peer') for k in CLIENTS_PER_VMAP}
   return [{'name': row, 'ours': milliseconds[a], 'peer': milliseconds[b], 'unit': 'ms',
            'ratio': milliseconds[b] / milliseconds[a]} for row, (a, b) in pairs.items()]
