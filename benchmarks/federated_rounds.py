@@ -329,20 +329,24 @@ def measure(name, workload):
   usual = ours.side_by_side
   ours_of = {k: ours.program(k) for k in {usual, *CLIENTS_PER_VMAP}}
   cohorts = {k: ours.cohorts(k, rounds) for k in ours_of}
-  start = lambda k, cohorts: ours_of[k](*ours.arguments(ours.ship(cohorts)))
-  drawn = [cohorts[usual]]
+  ship = lambda cohorts: ours.arguments(ours.ship(cohorts))
 
-  def whole():
-    result = start(usual, drawn.pop())
-    drawn.append(ours.cohorts(usual, rounds))
-    return result
+  def ahead(cohorts):
+    """A call that ships the next call's cohorts while the devices compute, as `simulate` does."""
+    shipped = [ship(cohorts())]
 
-  timed = {'indexed': lambda: seconds(lambda: start(usual, cohorts[usual])),
-           'peer, indexed': peer.seconds_indexed,
-           'whole': lambda: seconds(whole), 'peer, whole': peer.seconds_whole}
+    def call():
+      result = ours_of[usual](*shipped.pop())
+      shipped.append(ship(cohorts()))
+      return result
+
+    return lambda: seconds(call)
+
+  timed = {'indexed': ahead(lambda: cohorts[usual]), 'peer, indexed': peer.seconds_indexed,
+           'whole': ahead(lambda: ours.cohorts(usual, rounds)), 'peer, whole': peer.seconds_whole}
   for k, program in ours_of.items():
     timed[k] = functools.partial(
-        seconds, functools.partial(program, *ours.arguments(ours.ship(cohorts[k]))))
+        seconds, functools.partial(program, *ship(cohorts[k])))
   timed['peer'] = peer.seconds
 
   milliseconds = {key: 1e3 * value / workload.rounds for key, value in medians(timed).items()}
