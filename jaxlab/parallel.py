@@ -23,6 +23,7 @@ _log = logging.getLogger(__name__)
 
 BATCH = 'batch'
 CLIENTS = 'clients'
+_SMALL = 2**16  # elements of a leaf that travels with others
 
 
 def on_axis(axis):
@@ -34,35 +35,37 @@ def on_axis(axis):
   return True
 
 
-_SMALL = 2**16  # elements
-
-
 def psum(tree, axis=BATCH):
-  """Sum over `axis`; the identity off the axis.
+  """Sum over `axis`; the identity off the axis."""
+  return _elementwise(jax.lax.psum, tree, axis)
 
-  On the CPU the devices meet once for every array of a sum, which takes longer than adding up a
-  small one: there the small leaves of a type travel as one array.
+
+def pmax(tree, axis=BATCH):
+  """Element-wise maximum over `axis`; the identity off the axis."""
+  return _elementwise(jax.lax.pmax, tree, axis)
+
+
+def _elementwise(collective, tree, axis):
+  """A collective that sees each element for itself.
+
+  On the CPU the devices meet once for every array, which takes longer than the work on a small one:
+  there the small leaves of a type travel as one array.
   """
   if not on_axis(axis):
     return tree
   if jax.default_backend() != 'cpu' or jax.lax.axis_size(axis) == 1:
-    return jax.lax.psum(tree, axis)
+    return collective(tree, axis)
   leaves, treedef = jax.tree.flatten(tree)
   together = {}
   for i, leaf in enumerate(leaves):
     leaves[i] = leaf = jnp.asarray(leaf)
     together.setdefault(leaf.dtype if leaf.size <= _SMALL else i, []).append(i)
   for group in together.values():
-    total = jax.lax.psum(jnp.concatenate([leaves[i].ravel() for i in group]), axis)
+    result = collective(jnp.concatenate([leaves[i].ravel() for i in group]), axis)
     ends = np.cumsum([leaves[i].size for i in group])
-    for i, part in zip(group, jnp.split(total, ends[:-1])):
+    for i, part in zip(group, jnp.split(result, ends[:-1])):
       leaves[i] = part.reshape(leaves[i].shape)
   return treedef.unflatten(leaves)
-
-
-def pmax(tree, axis=BATCH):
-  """Element-wise maximum over `axis`; the identity off the axis."""
-  return jax.lax.pmax(tree, axis) if on_axis(axis) else tree
 
 
 def all_gather(tree, axis=BATCH):

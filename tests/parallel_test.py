@@ -65,10 +65,13 @@ class CollectivesTest(chex.TestCase):
                        axis_name=parallel.BATCH)
     out, count = program(tree)
     np.testing.assert_array_equal(count, [4] * 4)
+    largest = jax.pmap(lambda tree: parallel.pmax(tree, parallel.BATCH),
+                       axis_name=parallel.BATCH)(tree)
     for name, x in tree.items():
-      self.assertEqual(out[name].dtype, x.dtype)
+      self.assertEqual((out[name].dtype, largest[name].dtype), (x.dtype, x.dtype))
       for device in range(4):
         np.testing.assert_array_equal(out[name][device], jax.jit(lambda x: x.sum(0))(x), name)
+        np.testing.assert_array_equal(largest[name][device], x.max(0), name)
     # The four small arrays of float32, bfloat16, uint32 and the int, and the large one: the CPU's
     # devices meet five times and not seven.
     reduced = [line for line in program.lower(tree).as_text().splitlines()

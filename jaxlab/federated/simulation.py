@@ -222,6 +222,12 @@ def default_clients_per_vmap(params):
   return 4 if sum(leaf.size for leaf in jax.tree.leaves(params)) <= 2**16 else 1
 
 
+def side_by_side(asked, params, cohort_size, num_devices):
+  """The clients that a device runs side by side: the number asked for, or the default where that is
+  0, and no more than it has."""
+  return min(asked or default_clients_per_vmap(params), -(-cohort_size // num_devices))
+
+
 def round_bytes(algorithm, params, table, batch_size):
   """(bytes down, bytes up) of one client in a round, from the real payload and message."""
   def exchange(params, table):
@@ -252,8 +258,8 @@ def _run_rounds(run, task, settings, seed, state, sent, clients, constants, hook
                 devices):
   everywhere = devices or jax.devices()
   mine = [i for i, d in enumerate(everywhere) if d.process_index == jax.process_index()]
-  chunk = settings.clients_per_vmap or default_clients_per_vmap(state.params)
-  chunk = min(chunk, -(-settings.cohort_size // len(everywhere)))
+  chunk = side_by_side(settings.clients_per_vmap, state.params, settings.cohort_size,
+                       len(everywhere))
   threat = settings.make_threat(seed)
   dataset = _poisoned(task.dataset('train'), clients, threat, seed)
   held = root_rows(len(dataset), settings, seed)

@@ -79,13 +79,13 @@ def each_finite(tree, batch_dims=1):
   if not leaves:
     return jnp.ones((), bool)
   axes = lambda x: tuple(range(batch_dims, x.ndim))
-  exact = lambda: functools.reduce(
-      jnp.logical_and, [jnp.isfinite(x).all(axes(x)) for x in leaves])
+  every = lambda test: functools.reduce(jnp.logical_and, map(test, leaves))
+  exact = lambda: every(lambda x: jnp.isfinite(x).all(axes(x)))
   if jax.default_backend() != 'cpu':
     return exact()
   # A plain sum is vectorised on the CPU, a reduction of bools is not, and takes ten times as long.
   # A sum that is not finite may have overflowed: then everything is looked at.
-  sums = functools.reduce(jnp.logical_and, [jnp.isfinite(x.sum(axes(x))) for x in leaves])
+  sums = every(lambda x: jnp.isfinite(x.sum(axes(x))))
   return jax.lax.cond(sums.all(), lambda: sums, exact)
 
 
