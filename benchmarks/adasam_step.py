@@ -7,9 +7,7 @@ random data, many to a call so that dispatch does not count. The second gradient
 step; the exit status is 1 if AdaSAM costs more than LIMIT times its moments alone.
 """
 import functools
-import statistics
 import sys
-import time
 
 import jax
 import jax.numpy as jnp
@@ -80,14 +78,9 @@ def check(programs, batches):
 def seconds_per_step(programs, batches):
   """Median time of a step of each program, called in turns."""
   steps = len(jax.tree.leaves(batches)[0])
-  times = {name: [] for name in programs}
-  for repetition in range(REPETITIONS.value + 1):
-    for name, program in programs.items():
-      start = time.perf_counter()
-      jax.block_until_ready(program(batches, RHO))
-      if repetition:  # the first call compiles
-        times[name].append((time.perf_counter() - start) / steps)
-  return {name: statistics.median(values) for name, values in times.items()}
+  calls = {name: functools.partial(program, batches, RHO) for name, program in programs.items()}
+  times = comparison.medians(calls, REPETITIONS.value)
+  return {name: value / steps for name, value in times.items()}
 
 
 def measure(problem):

@@ -10,9 +10,7 @@ multi-Krum.
 """
 import functools
 import math
-import statistics
 import sys
-import time
 
 import jax
 import numpy as np
@@ -233,13 +231,7 @@ def measure(name, updates, sizes):
     far = ~np.isclose(result, results['ours'], rtol=1e-2, atol=1e-4)
     if far.sum() > TIES * far.size:
       raise AssertionError(f'{name}: {who} and ours differ in {far.sum()} of {far.size} numbers')
-  seconds = {who: [] for who in calls}
-  for _ in range(REPETITIONS.value):
-    for who, call in calls.items():
-      start = time.perf_counter()
-      call()
-      seconds[who].append(time.perf_counter() - start)
-  return {who: statistics.median(values) for who, values in seconds.items()}
+  return comparison.medians(calls, REPETITIONS.value)
 
 
 def main(_):

@@ -1,9 +1,34 @@
-"""What the benchmarks share: how a comparison is printed, and written with --json=FILE."""
+"""What the benchmarks share: how programs are timed in turns, and how a comparison is printed, and
+written with --json=FILE."""
 import json
+import statistics
+import time
 
+import jax
 from absl import flags
 
 JSON = flags.DEFINE_string('json', None, 'File to write the rows of the table to.')
+
+
+def seconds(program):
+  """Time of a call, its result included."""
+  start = time.perf_counter()
+  jax.block_until_ready(program())
+  return time.perf_counter() - start
+
+
+def medians(programs, repetitions, timer=seconds):
+  """The median of timer(program) for each of {name: program}, called in turns.
+
+  A turn before those that count compiles.
+  """
+  times = {name: [] for name in programs}
+  for repetition in range(repetitions + 1):
+    for name, program in programs.items():
+      spent = timer(program)
+      if repetition:
+        times[name].append(spent)
+  return {name: statistics.median(values) for name, values in times.items()}
 
 
 def show(rows, heading='name: peer'):

@@ -8,10 +8,8 @@ transformers in eager mode and, where it compiles, with a static cache under tor
 status is 1 if a bar is missed: 3 times as fast on the tiny model, ahead at 100 M parameters.
 """
 import functools
-import statistics
 import sys
 import tempfile
-import time
 
 import jax
 import jax.numpy as jnp
@@ -117,14 +115,10 @@ def measure(name):
     np.testing.assert_array_equal(run(new), expected, err_msg=f'{name}: {peer}')
   print(f'{name}: {millions:.1f} M parameters, {rows} x ({length} + {new}) tokens, greedy tokens '
         'equal')
-  times = {(who, number): [] for who in ('ours', *theirs) for number in (1, new)}
-  for repetition in range(REPETITIONS.value + 1):
-    for (who, number), row in times.items():
-      start = time.perf_counter()
-      (ours if who == 'ours' else theirs[who])(number)
-      if repetition:  # the first call compiles
-        row.append(time.perf_counter() - start)
-  medians = {key: 1e3 * statistics.median(values) for key, values in times.items()}
+  calls = {(who, number): functools.partial(run, number)
+           for who, run in {'ours': ours, **theirs}.items() for number in (1, new)}
+  times = comparison.medians(calls, REPETITIONS.value)
+  medians = {key: 1e3 * value for key, value in times.items()}
   result = []
   for peer in theirs:
     for part, value in (('prefill', lambda who: medians[who, 1]),

@@ -26,10 +26,9 @@ times the memory of 100.
 """
 import functools
 import multiprocessing
+import operator
 import os
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -132,8 +131,8 @@ class Ours:
     self._aggregator = federated.aggregators.weighted_mean()
     self._workload, self._clients = workload, clients
     # What `simulate` would take.
-    self.side_by_side = min(simulation.default_clients_per_vmap(self.params),
-                            -(-len(workload.sizes) // jax.local_device_count()))
+    self.side_by_side = simulation.side_by_side(0, self.params, len(workload.sizes),
+                                                jax.local_device_count())
     place = functools.partial(parallel.place, axis=parallel.CLIENTS)
     self._state = place(
         federated.RoundState.start(self._algorithm, self._aggregator, self.params))
@@ -209,17 +208,19 @@ class Peer:
 
   def seconds(self):
     """Of the rounds of a call, the batches given."""
-    return seconds(lambda: self._run(self._prepared))
+    return comparison.seconds(lambda: self._run(self._prepared))
 
   def seconds_indexed(self):
     """The same, gathering the batches on the way."""
-    return seconds(lambda: self._run(map(self._batches, clients) for clients in self._index))
+    return comparison.seconds(
+        lambda: self._run(map(self._batches, clients) for clients in self._index))
 
   def seconds_whole(self):
     """The same, drawing the index arrays on the way too."""
     drawn = lambda client, r: (yield from self._batches(self._draw(client, r)))
-    return seconds(lambda: self._run((drawn(client, r) for client in range(len(clients)))
-                                     for r, clients in enumerate(self._index)))
+    return comparison.seconds(
+        lambda: self._run((drawn(client, r) for client in range(len(clients)))
+                          for r, clients in enumerate(self._index)))
 
   def _draw(self, client, round_number):
     """A client's index arrays [S, B]."""
@@ -301,24 +302,6 @@ def check(ours, peer):
           f'and differ by {worst:.1e}; padding at {clients_per_vmap} a vmap {waste:.0%}')
 
 
-def seconds(program):
-  """Time of a call."""
-  start = time.perf_counter()
-  jax.block_until_ready(program())
-  return time.perf_counter() - start
-
-
-def medians(timed):
-  """The median of each of `timed` ({name: () -> seconds}), called in turns."""
-  times = {name: [] for name in timed}
-  for repetition in range(REPETITIONS.value + 1):
-    for name, call in timed.items():
-      value = call()
-      if repetition:  # the first call compiles
-        times[name].append(value)
-  return {name: statistics.median(values) for name, values in times.items()}
-
-
 def measure(name, workload):
   """Rows of the table for a workload."""
   ours = Ours(workload, *make_table(workload))
@@ -340,16 +323,18 @@ def measure(name, workload):
       shipped.append(ship(cohorts()))
       return result
 
-    return lambda: seconds(call)
+    return functools.partial(comparison.seconds, call)
 
   timed = {'indexed': ahead(lambda: cohorts[usual]), 'peer, indexed': peer.seconds_indexed,
            'whole': ahead(lambda: ours.cohorts(usual, rounds)), 'peer, whole': peer.seconds_whole}
   for k, program in ours_of.items():
     timed[k] = functools.partial(
-        seconds, functools.partial(program, *ship(cohorts[k])))
+        comparison.seconds, functools.partial(program, *ship(cohorts[k])))
   timed['peer'] = peer.seconds
 
-  milliseconds = {key: 1e3 * value / workload.rounds for key, value in medians(timed).items()}
+  # The peer's times come from its own process.
+  times = comparison.medians(timed, REPETITIONS.value, timer=operator.call)
+  milliseconds = {key: 1e3 * value / workload.rounds for key, value in times.items()}
   peer.close()
   pairs = {name: ('indexed', 'peer, indexed'),
            f'{name}, drawing them too': ('whole', 'peer, whole')}

@@ -8,9 +8,7 @@ problems, and their objectives are compared first. A third column of work, 48 x 
 `--grids=48`. Exit status 1 below 1.5 x at 24 x 24.
 """
 import functools
-import statistics
 import sys
-import time
 
 import jax
 import numpy as np
@@ -92,13 +90,7 @@ def main(_):
                 'peer': lambda: torch_align(torch, *tensors).numpy()}
     with torch.no_grad():
       np.testing.assert_allclose(programs['ours'](), programs['peer'](), rtol=1e-4)
-      times = {name: [] for name in programs}
-      for _ in range(REPETITIONS.value):
-        for name, program in programs.items():
-          start = time.perf_counter()
-          program()
-          times[name].append(time.perf_counter() - start)
-    times = {name: statistics.median(values) for name, values in times.items()}
+      times = comparison.medians(programs, REPETITIONS.value)
     memory = ours.lower(*data).compile().memory_analysis().temp_size_in_bytes / 2**20
     rows.append({'name': f'{side} x {side} anchors, batch {batch}: PyTorch', **times, 'unit': 's',
                  'ratio': times['peer'] / times['ours'], 'temporary_mib': memory})

@@ -9,10 +9,8 @@ MiniLM's size (6 layers of 384) with random weights. Outputs are compared first.
 1 below the bars.
 """
 import os
-import statistics
 import sys
 import tempfile
-import time
 
 import jax
 import jax.numpy as jnp
@@ -75,13 +73,8 @@ def compare(name, tokens, ours, theirs):
            'peer': lambda: peer(theirs, tokens, BATCH.value)}
   first = {side: run() for side, run in sides.items()}  # compiles
   np.testing.assert_allclose(first['ours'], first['peer'], atol=TOLERANCE)
-  times = {side: [] for side in sides}
-  for _ in range(REPETITIONS.value):
-    for side, run in sides.items():
-      start = time.perf_counter()
-      run()
-      times[side].append(time.perf_counter() - start)
-  ours_s, peer_s = (statistics.median(times[side]) for side in ('ours', 'peer'))
+  times = comparison.medians(sides, REPETITIONS.value)
+  ours_s, peer_s = times['ours'], times['peer']
   return {'name': name, 'ours': 1e3 * ours_s, 'peer': 1e3 * peer_s, 'unit': 'ms',
           'ratio': peer_s / ours_s, 'sentences_per_s': len(tokens.ids) / ours_s,
           'peer_sentences_per_s': len(tokens.ids) / peer_s}

@@ -11,9 +11,7 @@ region, and the target covers the middle quarter of the reference. What tau keep
 choices and is printed; a trained network may keep more. The exit status is 1 below the bars.
 """
 import functools
-import statistics
 import sys
-import time
 import zlib
 
 import jax
@@ -55,18 +53,6 @@ def make_conditions(target_ids=None):
                     normal(keys[2], N_TARGET, CHANNELS), ids, txt_ids)
 
 
-def seconds_of(programs, repetitions):
-  """Times of each program, called in turns after one call that compiles."""
-  times = {name: [] for name in programs}
-  for repetition in range(repetitions + 1):
-    for name, program in programs.items():
-      start = time.perf_counter()
-      program()
-      if repetition:
-        times[name].append(time.perf_counter() - start)
-  return {name: statistics.median(values) for name, values in times.items()}
-
-
 def forward_row():
   """Our forward pass against diffusers' on the same weights; None without diffusers."""
   try:
@@ -96,7 +82,7 @@ def forward_row():
       return theirs(**arguments)[0][:, :N_TARGET].numpy()
 
   np.testing.assert_allclose(ours(x), peer(), atol=4e-4)
-  times = seconds_of({'ours': lambda: jax.block_until_ready(ours(x)), 'peer': peer}, PASSES.value)
+  times = comparison.medians({'ours': lambda: ours(x), 'peer': peer}, PASSES.value)
   return {'name': f'forward, width {model.width}: diffusers', 'ours': times['ours'],
           'peer': times['peer'], 'unit': 's', 'ratio': times['peer'] / times['ours']}
 
@@ -141,7 +127,7 @@ def sampling_rows():
 
   plain = lambda: jax.block_until_ready(dit_sampler.sample(model, params, noise, c, sigmas))
   programs = {'plain': plain, **{name: functools.partial(pruned, name) for name in budgets}}
-  times = seconds_of(programs, REPETITIONS.value)
+  times = comparison.medians(programs, REPETITIONS.value)
   flops = functools.partial(cost.sampling_flops, model, N_TXT, N_TARGET, total=N_TARGET,
                             first_layer=common['first_layer'])
   full = flops(kept=[N_TARGET] * STEPS)

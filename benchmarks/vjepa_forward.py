@@ -5,9 +5,7 @@
 Clips of 8 frames of 128 x 128, 256 tokens, ViT-S sized; in turns, after a check that both compute
 the same. The exit status is 1 where ours is slower.
 """
-import statistics
 import sys
-import time
 
 import jax
 import jax.numpy as jnp
@@ -57,15 +55,9 @@ def main(_):
         return peer(pixel_values_videos=pixels, skip_predictor=True).last_hidden_state.numpy()
 
     np.testing.assert_allclose(ours(), theirs(), atol=5e-4)
-    times = {ours: [], theirs: []}
-    for _ in range(REPETITIONS.value):
-      for program, spent in times.items():
-        start = time.perf_counter()
-        program()
-        spent.append(time.perf_counter() - start)
-    mine, other = (statistics.median(spent) for spent in times.values())
-    rows.append({'name': f'batch {batch}: transformers', 'ours': mine, 'peer': other, 'unit': 's',
-                 'ratio': other / mine})
+    times = comparison.medians({'ours': ours, 'peer': theirs}, REPETITIONS.value)
+    rows.append({'name': f'batch {batch}: transformers', **times, 'unit': 's',
+                 'ratio': times['peer'] / times['ours']})
   comparison.show(rows, 'ours: peer')
   if any(row['ratio'] < BAR for row in rows):
     sys.exit('slower than the peer')
