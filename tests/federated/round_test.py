@@ -71,6 +71,14 @@ def median():
   return federated.Aggregator(lambda params: (), apply)
 
 
+def plain_sum():
+  """An aggregator of the stack that does not ask who is there."""
+  def apply(state, messages, weights, key):
+    del weights, key
+    return jax.tree.map(lambda x: x.sum(0), messages), state, {}
+  return federated.Aggregator(lambda params: (), apply)
+
+
 def random_cohort(sizes, seed=0, batch=4, epochs=2, steps=1):
   """(ids, index [C, S, B], weights) of clients with these numbers of rows."""
   rng = np.random.default_rng(seed)
@@ -261,6 +269,15 @@ class RoundTest(parameterized.TestCase):
     self.assertEqual((int(metrics['rejected']), int(metrics['participants'])), (1, 5))
     toy.assert_trees_equal(with_nan, theirs)
     self.assertEqual(float(metrics['loss']), float(their_metrics['loss']))
+
+  def test_who_sees_the_stack_sees_zeros_of_a_nan_client(self):
+    ids, index, weights = random_cohort(SIZES)
+    poisoned = {**TABLE, 'x': TABLE['x'].copy()}
+    poisoned['x'][index[2, 0, 0]] = np.nan
+    ours, metrics = run('fedavg', ids, index, weights, rounds=1, aggregator=plain_sum,
+                        table=poisoned)
+    self.assertEqual((int(metrics['rejected']), bool(metrics['refused'])), (1, False))
+    chex.assert_tree_all_finite(ours.server.params)
 
   @parameterized.parameters(-1.0, np.nan, np.inf)
   def test_an_impossible_weight_is_rejected(self, weight):

@@ -93,6 +93,11 @@ class SimulateTest(parameterized.TestCase):
     with mock.patch.object(jax, 'default_backend', lambda: 'gpu'):
       self.assertEqual(default(tree(11)), 32)
 
+  @parameterized.parameters((0, 8, 2, 4), (0, 8, 3, 3), (0, 3, 4, 1), (2, 8, 1, 2), (9, 8, 2, 4))
+  def test_no_more_side_by_side_than_a_device_has(self, asked, cohort_size, count, expected):
+    params = {'kernel': np.zeros(9)}
+    self.assertEqual(simulation.side_by_side(asked, params, cohort_size, count), expected)
+
   def test_rounds_per_call_changes_nothing(self):
     task = toy.softmax_task(rows=60, noise=0.1)
     one = federated.simulate(task, config(), devices=devices(1))
