@@ -44,6 +44,22 @@ def require(condition, key, expected, value):
     raise ConfigError(f'{key}: expected {expected}, got {value!r}')
 
 
+def at_least(bound, values, names=None, where=''):
+  """Raises ConfigError `where.name: expected at least ..., got ...` for a value below `bound`.
+
+  Args:
+    bound: number.
+    values: mapping of names to numbers, or an object that has them as attributes.
+    names: those that are looked at; by default all of a mapping.
+    where: dotted path of the values in the experiment; '' if they have none.
+  """
+  values = values if names is None else {
+      name: values[name] if isinstance(values, collections.abc.Mapping) else getattr(values, name)
+      for name in names}
+  for name, value in values.items():
+    require(value >= bound, f'{where}.{name}' if where else name, f'at least {bound}', value)
+
+
 def choose(name, options, where):
   """Returns `options[name]`; raises ConfigError naming the key and the nearest option."""
   if name not in options:

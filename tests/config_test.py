@@ -4,6 +4,7 @@ import functools
 import pathlib
 import subprocess
 import sys
+import types
 from typing import Any, Literal
 
 import ml_collections
@@ -58,6 +59,16 @@ class UnknownTest(parameterized.TestCase):
     config_lib.require(True, 'a.rho', '>= 0', -1)
     with self.assertRaisesRegex(ConfigError, "^a.rho: expected >= 0, got '-1'$"):
       config_lib.require(False, 'a.rho', '>= 0', '-1')
+
+  def test_at_least(self):
+    config_lib.at_least(1, {'rho': 1, 'b1': 0.5}, ('rho',))
+    config_lib.at_least(0, {'rho': 0, 'b1': 0.5}, where='a')
+    with self.assertRaisesRegex(ConfigError, '^b1: expected at least 1, got 0.5$'):
+      config_lib.at_least(1, {'rho': 1, 'b1': 0.5})
+    settings = types.SimpleNamespace(rho=1, b1=0.5, name='net')
+    config_lib.at_least(0.5, settings, ('rho', 'b1'), 'a.b')
+    with self.assertRaisesRegex(ConfigError, '^a.b.b1: expected at least 1, got 0.5$'):
+      config_lib.at_least(1, settings, ('rho', 'b1'), 'a.b')
 
   def test_choose(self):
     self.assertEqual(config_lib.choose('one', {'one': 1}, 'a.name'), 1)

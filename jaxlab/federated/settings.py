@@ -69,13 +69,11 @@ class FederatedConfig:
   max_bad_rounds: int = 5
 
   def __post_init__(self):
-    for name in ('num_clients', 'cohort_size', 'rounds', 'batch_size', 'epochs', 'accumulate',
-                 'rounds_per_call', 'log_every', 'max_bad_rounds'):
-      config_lib.require(
-          getattr(self, name) >= 1, f'federated.{name}', 'at least 1', getattr(self, name))
-    for name in ('local_steps', 'clients_per_vmap', 'eval_every', 'save_every'):
-      config_lib.require(
-          getattr(self, name) >= 0, f'federated.{name}', 'at least 0', getattr(self, name))
+    config_lib.at_least(
+        1, self, ('num_clients', 'cohort_size', 'rounds', 'batch_size', 'epochs', 'accumulate',
+                  'rounds_per_call', 'log_every', 'max_bad_rounds'), 'federated')
+    config_lib.at_least(
+        0, self, ('local_steps', 'clients_per_vmap', 'eval_every', 'save_every'), 'federated')
     config_lib.require(self.cohort_size <= self.num_clients, 'federated.cohort_size',
                        f'at most num_clients={self.num_clients}', self.cohort_size)
     config_lib.require(self.batch_size % self.accumulate == 0, 'federated.batch_size',

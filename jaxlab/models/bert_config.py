@@ -66,15 +66,14 @@ class BertConfig:
 
   def __post_init__(self):
     require = config_lib.require
-    for name in ('hidden_size', 'num_hidden_layers', 'num_attention_heads', 'intermediate_size',
-                 'max_position_embeddings'):
-      require(getattr(self, name) >= 1, name, 'at least 1', getattr(self, name))
+    config_lib.at_least(
+        1, self, ('hidden_size', 'num_hidden_layers', 'num_attention_heads', 'intermediate_size',
+                  'max_position_embeddings'))
     require(self.hidden_size % self.num_attention_heads == 0, 'hidden_size',
             f'a multiple of num_attention_heads={self.num_attention_heads}', self.hidden_size)
     for name in ('hidden_dropout_prob', 'attention_probs_dropout_prob'):
       require(0 <= getattr(self, name) < 1, name, 'a rate in [0, 1)', getattr(self, name))
-    for name in ('vocab_size', 'type_vocab_size'):
-      require(getattr(self, name) >= 0, name, 'at least 0', getattr(self, name))
+    config_lib.at_least(0, self, ('vocab_size', 'type_vocab_size'))
     require(self.rel_pos_bins >= 0 and self.rel_pos_bins % 4 == 0, 'rel_pos_bins',
             'a multiple of 4', self.rel_pos_bins)
     config_lib.choose(self.hidden_act, ACTIVATIONS, 'hidden_act')

@@ -61,9 +61,9 @@ class DecoderConfig:
 
   def __post_init__(self):
     fill = lambda name, value: object.__setattr__(self, name, value)
-    for name in ('vocab_size', 'hidden_size', 'num_hidden_layers', 'num_attention_heads',
-                 'intermediate_size'):
-      config_lib.require(getattr(self, name) >= 1, name, 'at least 1', getattr(self, name))
+    config_lib.at_least(
+        1, self, ('vocab_size', 'hidden_size', 'num_hidden_layers', 'num_attention_heads',
+                  'intermediate_size'))
     if self.num_key_value_heads is None:
       fill('num_key_value_heads', self.num_attention_heads)
     config_lib.require(self.num_attention_heads % self.num_key_value_heads == 0,

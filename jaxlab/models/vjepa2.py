@@ -61,9 +61,9 @@ class VJEPA2Config:
   remat: bool = False
 
   def __post_init__(self):
-    for name in ('crop_size', 'patch_size', 'tubelet_size', 'hidden_size', 'num_attention_heads',
-                 'num_hidden_layers'):
-      config_lib.require(getattr(self, name) >= 1, name, 'at least 1', getattr(self, name))
+    config_lib.at_least(
+        1, self, ('crop_size', 'patch_size', 'tubelet_size', 'hidden_size', 'num_attention_heads',
+                  'num_hidden_layers'))
     config_lib.require(self.crop_size % self.patch_size == 0, 'patch_size',
                        f'a divisor of crop_size={self.crop_size}', self.patch_size)
     config_lib.require(self.hidden_size % self.num_attention_heads == 0, 'num_attention_heads',

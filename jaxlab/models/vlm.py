@@ -315,8 +315,7 @@ class KeypointConfig:
   readout: Literal['pre_norm', 'post_norm'] = 'pre_norm'
 
   def __post_init__(self):
-    for name in ('vocab_size', 'keypoints', 'pixel_width', 'sharpness'):
-      config_lib.require(getattr(self, name) >= 1, name, 'at least 1', getattr(self, name))
+    config_lib.at_least(1, self, ('vocab_size', 'keypoints', 'pixel_width', 'sharpness'))
     _ = self.text
 
   @property

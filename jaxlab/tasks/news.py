@@ -76,9 +76,9 @@ def prepare(news, splits, *, history_length: int, pad_side: Literal['front', 'ba
     min_count: occurrences that make a word known.
     word_vectors: file of GloVe vectors to start the word table from.
   """
-  for name, value in (('history_length', history_length), ('negatives', negatives),
-                      ('title_length', title_length), ('min_count', min_count)):
-    config_lib.require(value >= 1, f'data.{name}', 'at least 1', value)
+  config_lib.at_least(
+      1, {'history_length': history_length, 'negatives': negatives, 'title_length': title_length,
+          'min_count': min_count}, where='data')
   table = news_data.make_table(news, title_length=title_length, abstract_length=abstract_length,
                                min_count=min_count, word_vectors=word_vectors)
   history = {'history_length': history_length, 'pad_side': pad_side}

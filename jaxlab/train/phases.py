@@ -75,10 +75,9 @@ class FitConfig:
   max_bad_steps: int = 10
 
   def __post_init__(self):
-    for name in ('batch_size', 'accumulate', 'steps_per_call', 'log_every', 'max_bad_steps'):
-      config_lib.require(getattr(self, name) >= 1, name, 'at least 1', getattr(self, name))
-    for name in ('eval_every', 'save_every', 'seed'):
-      config_lib.require(getattr(self, name) >= 0, name, 'at least 0', getattr(self, name))
+    config_lib.at_least(
+        1, self, ('batch_size', 'accumulate', 'steps_per_call', 'log_every', 'max_bad_steps'))
+    config_lib.at_least(0, self, ('eval_every', 'save_every', 'seed'))
     per_call = self.steps_per_call
     lengths = {f'phases[{i}].{name}': getattr(phase, name)
                for i, phase in enumerate(self.schedule()) for name in ('steps', 'refresh_every')}

@@ -59,8 +59,7 @@ def dnc(*, num_malicious: int, c: float = 1.0, iters: int = 1, coordinates: int 
     coordinates: b, how many of the d coordinates an iteration sees.
   """
   config_lib.require(num_malicious >= 0, 'num_malicious', 'at least 0', num_malicious)
-  for name, value in (('iters', iters), ('coordinates', coordinates)):
-    config_lib.require(value >= 1, name, 'at least 1', value)
+  config_lib.at_least(1, {'iters': iters, 'coordinates': coordinates})
   config_lib.require(c >= 0, 'c', 'at least 0', c)
 
   def rule(updates, weights, state, key):

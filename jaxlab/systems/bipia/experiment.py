@@ -39,8 +39,7 @@ def toy_benchmark(*, contexts: int = 100, max_attacks: int | None = 12, seed: in
 
 def local(*, checkpoint: str, max_new: int = 2048, batch_size: int = 8, dtype: str = 'float32'):
   """A responder of a folder: a public checkpoint, or a run of the task bipia."""
-  for name, value in (('max_new', max_new), ('batch_size', batch_size)):
-    config_lib.require(value >= 1, name, 'at least 1', value)
+  config_lib.at_least(1, {'max_new': max_new, 'batch_size': batch_size})
   model, params, coder, ends = loading.checkpoint(checkpoint, dtype=dtype)
   return responders_lib.local(model, params, coder, max_new=max_new, batch_size=batch_size,
                               eos_ids=ends)

@@ -13,7 +13,7 @@ import time
 
 import jax
 
-from jaxlab.config import ConfigError, require
+from jaxlab.config import ConfigError, at_least, require
 from jaxlab.models.generate import generate_all
 from jaxlab.systems.bipia.benchmark import read_jsonl
 from jaxlab.systems.bipia.whitebox import as_text
@@ -163,9 +163,7 @@ def endpoint(*, url: str, model: str, key_variable: str = 'OPENAI_API_KEY',
              cache: str | None = None, max_tokens: int = 2048, concurrency: int = 4,
              attempts: int = 5, backoff: float = 1.0, timeout: float = 60.0):
   """An Endpoint whose key is in the environment; see there."""
-  for name, value in (('max_tokens', max_tokens), ('concurrency', concurrency),
-                      ('attempts', attempts)):
-    require(value >= 1, name, 'at least 1', value)
+  at_least(1, {'max_tokens': max_tokens, 'concurrency': concurrency, 'attempts': attempts})
   return Endpoint(url, model, key=os.environ.get(key_variable, ''), cache=cache,
                   max_tokens=max_tokens, concurrency=concurrency, attempts=attempts,
                   backoff=backoff, timeout=timeout)

@@ -294,10 +294,9 @@ def prepare(news, splits, *, history_length: int = 50, negatives: int = 4, title
 
 def check_sizes(history_length, negatives, title_length, min_count, kinds, positions, sizes):
   """Raises ConfigError for an argument of `prepare` that is out of its range."""
-  for name, value in (('history_length', history_length), ('negatives', negatives),
-                      ('title_length', title_length), ('min_count', min_count),
-                      ('positions', positions), ('sizes', sizes)):
-    config_lib.require(value >= 1, f'data.{name}', 'at least 1', value)
+  config_lib.at_least(
+      1, {'history_length': history_length, 'negatives': negatives, 'title_length': title_length,
+          'min_count': min_count, 'positions': positions, 'sizes': sizes}, where='data')
   config_lib.require(len(kinds) and set(kinds) <= set(KINDS) and len(set(kinds)) == len(kinds),
                      'data.kinds', f'one or more of {", ".join(KINDS)}', kinds)
 

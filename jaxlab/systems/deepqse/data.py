@@ -115,9 +115,7 @@ class DataConfig:
   tokenizer: str | None = None
 
   def __post_init__(self):
-    for name in ('max_query', 'max_title', 'max_sentence'):
-      config_lib.require(getattr(self, name) >= 1, f'data.{name}', 'at least 1',
-                         getattr(self, name))
+    config_lib.at_least(1, self, ('max_query', 'max_title', 'max_sentence'), 'data')
     config_lib.require(1 <= self.max_sentences <= MAX_SENTENCES, 'data.max_sentences',
                        f'1 to {MAX_SENTENCES}', self.max_sentences)
     config_lib.require(self.vocab_size >= 8, 'data.vocab_size', 'at least 8', self.vocab_size)

@@ -20,8 +20,7 @@ _NAME = 'efficient_fedrec'
 def _settings(*, server_learning_rate: float, union_size: int, train_news: bool = True,
               share_dropout: bool = True, chunk: int = 128):
   """Reads the mapping `config.federated.algorithm`: (rate of Adam, arguments of the algorithm)."""
-  for name, value in (('union_size', union_size), ('chunk', chunk)):
-    config_lib.require(value >= 1, f'federated.algorithm.{name}', 'at least 1', value)
+  config_lib.at_least(1, {'union_size': union_size, 'chunk': chunk}, where='federated.algorithm')
   config_lib.require(server_learning_rate > 0, 'federated.algorithm.server_learning_rate',
                      'more than 0', server_learning_rate)
   return server_learning_rate, {'union_size': union_size, 'train_news': train_news,

@@ -84,9 +84,7 @@ class DistillConfig:
     for name in ('on_policy', 'beta'):
       config_lib.require(0 <= getattr(self, name) <= 1, f'distill.{name}', 'in [0, 1]',
                          getattr(self, name))
-    for name in ('score_rows', 'chunk', 'monitor', 'eval_temperature'):
-      config_lib.require(getattr(self, name) >= 0, f'distill.{name}', 'at least 0',
-                         getattr(self, name))
+    config_lib.at_least(0, self, ('score_rows', 'chunk', 'monitor', 'eval_temperature'), 'distill')
     config_lib.require(self.lam == 1 or self.objective == 'opd', 'distill.lam',
                        "1 for other objectives than 'opd'", self.lam)
 

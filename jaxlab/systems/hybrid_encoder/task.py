@@ -146,8 +146,7 @@ def predict_options(*, retrieve: int = 100, recommend: int = 10,
                     backend: Literal['exact', 'faiss'] = 'exact', factory: str = 'Flat',
                     probes: int = 0, retrieval_share: float = 0.0):
   """Checks `config.predict`; see `serving.predict_input`."""
-  for name, value in (('retrieve', retrieve), ('recommend', recommend)):
-    config_lib.require(value >= 1, name, 'at least 1', value)
+  config_lib.at_least(1, {'retrieve': retrieve, 'recommend': recommend})
   return {'retrieve': retrieve, 'recommend': recommend, 'backend': backend, 'factory': factory,
           'probes': probes, 'retrieval_share': retrieval_share}
 

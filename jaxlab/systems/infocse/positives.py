@@ -50,8 +50,7 @@ class Positives:
   def __post_init__(self):
     require = config_lib.require
     require(self.view in VIEWS, 'view', f'one of {", ".join(VIEWS)}', self.view)
-    for name in ('per_cluster', 'iterations'):
-      require(getattr(self, name) >= 1, name, 'at least 1', getattr(self, name))
+    config_lib.at_least(1, self, ('per_cluster', 'iterations'))
     for name in ('min_cosine', 'max_cosine'):
       require(-1 <= getattr(self, name) <= 1, name, 'a cosine', getattr(self, name))
     require(0 <= self.max_jaccard <= 1, 'max_jaccard', 'a number 0 to 1', self.max_jaccard)

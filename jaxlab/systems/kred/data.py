@@ -275,8 +275,7 @@ def check(config):
   values = call.arguments
   name, graph = values['name'], values['graph']
   config_lib.choose(name, SOURCES, 'data.name')
-  for key in ('history_length', 'negatives', 'slots', 'neighbours'):
-    config_lib.require(values[key] >= 1, f'data.{key}', 'at least 1', values[key])
+  config_lib.at_least(1, values, ('history_length', 'negatives', 'slots', 'neighbours'), 'data')
   settings = graph_lib.options(graph)
   own = name == 'kred_demo'
   config_lib.require(graph['source'] != 'transe' or bool(settings['triples']) or own,

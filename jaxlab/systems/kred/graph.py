@@ -242,8 +242,7 @@ def _transe_options(*, triples: str = '', seed: int = 0, dim: int = 100, steps: 
                     batch_size: int = 1024, learning_rate: float = 0.01, margin: float = 1.0,
                     norm: int = 1):
   config_lib.require(norm in (1, 2), 'data.graph.norm', '1 or 2', norm)
-  for name, value in (('dim', dim), ('steps', steps), ('batch_size', batch_size)):
-    config_lib.require(value >= 1, f'data.graph.{name}', 'at least 1', value)
+  config_lib.at_least(1, {'dim': dim, 'steps': steps, 'batch_size': batch_size}, where='data.graph')
   return {'triples': triples, 'settings': {
       'seed': seed, 'dim': dim, 'steps': steps, 'batch_size': batch_size,
       'learning_rate': learning_rate, 'margin': margin, 'norm': norm}}

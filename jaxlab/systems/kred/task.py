@@ -53,8 +53,7 @@ def make_model(*, categories: int, features: int = 100, hidden: int = 128,
     entity_layer: False leaves the neighbours out.
     types: rows of the table of entity types.
   """
-  for name, value in (('features', features), ('hidden', hidden), ('types', types)):
-    config_lib.require(value >= 1, f'model.{name}', 'at least 1', value)
+  config_lib.at_least(1, {'features': features, 'hidden': hidden, 'types': types}, where='model')
   shared = not official_compat if share_news_encoder is None else share_news_encoder
   sizes = OFFICIAL_TABLES if official_compat else {'types': types}
   variant = model_lib.OFFICIAL if official_compat else model_lib.STRICT

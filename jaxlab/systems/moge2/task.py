@@ -60,9 +60,7 @@ class LossSpec:
 
   def __post_init__(self):
     config_lib.check_keys(self.weights, TERMS, 'loss.weights')
-    for name in ('resolution', 'anchor_step'):
-      config_lib.require(getattr(self, name) >= 1, f'loss.{name}', 'at least 1',
-                         getattr(self, name))
+    config_lib.at_least(1, self, ('resolution', 'anchor_step'), 'loss')
 
   def locals(self):
     """The LocalSpecs."""

@@ -51,10 +51,8 @@ class Pruning:
       config_lib.require(0 < self.tau <= 1, 'tau', 'a share in (0, 1]', self.tau)
     else:
       config_lib.require(0 <= self.pruned <= 1, 'pruned', 'a share in [0, 1]', self.pruned)
-    for name in ('interval', 'bucket'):
-      config_lib.require(getattr(self, name) >= 1, name, 'at least 1', getattr(self, name))
-    for name in ('first_layer', 'floor'):
-      config_lib.require(getattr(self, name) >= 0, name, 'at least 0', getattr(self, name))
+    config_lib.at_least(1, self, ('interval', 'bucket'))
+    config_lib.at_least(0, self, ('first_layer', 'floor'))
 
   def check(self, num_layers):
     """Raises ConfigError unless the layers exist."""

@@ -44,12 +44,8 @@ class AttackConfig:
 
   def __post_init__(self):
     config_lib.require(0 <= self.fraction < 1, 'attack.fraction', 'in [0, 1)', self.fraction)
-    for name in ('news', 'user', 'quantity'):
-      value = getattr(self, name)
-      config_lib.require(value >= 0, f'attack.{name}', 'at least 0', value)
-    for name in ('own_clients', 'refresh_every'):
-      value = getattr(self, name)
-      config_lib.require(value >= 1, f'attack.{name}', 'at least 1', value)
+    config_lib.at_least(0, self, ('news', 'user', 'quantity'), 'attack')
+    config_lib.at_least(1, self, ('own_clients', 'refresh_every'), 'attack')
 
   @property
   def strength(self):

@@ -113,9 +113,7 @@ def build(config, frames):
   settings = config_lib.call(model.Settings, config_lib.section(config, 'world_model'),
                              'world_model', drop=())
   config_lib.require(settings.beta >= 0, 'world_model.beta', 'at least 0', settings.beta)
-  for name in ('repeats', 'sampling_steps'):
-    value = getattr(settings, name)
-    config_lib.require(value >= 1, f'world_model.{name}', 'at least 1', value)
+  config_lib.at_least(1, settings, ('repeats', 'sampling_steps'), 'world_model')
 
   words = config_lib.call(PromptSpec, config_lib.section(config, 'prompt'), 'prompt', drop=())
   config_lib.require(bool(words.words) != bool(words.tokenizer), 'prompt',

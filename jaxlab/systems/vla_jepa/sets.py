@@ -151,8 +151,7 @@ def check(config):
                        f'1 to {tabletop.STEPS}', options['horizon'])
     return Frames(options['frames'], options['horizon'], 2, 0, 1)
   spec = config_lib.call(RobotSpec, config, 'data')
-  for key in ('frames', 'horizon', 'action_dim', 'state_dim', 'size'):
-    config_lib.require(getattr(spec, key) >= 1, f'data.{key}', 'at least 1', getattr(spec, key))
+  config_lib.at_least(1, spec, ('frames', 'horizon', 'action_dim', 'state_dim', 'size'), 'data')
   for key in ('folders', 'cameras'):
     config_lib.require(len(getattr(spec, key)) > 0, f'data.{key}', 'at least one', ())
   config_lib.require((spec.clips is None) == (spec.labels is None), 'data.clips, data.labels',
