@@ -47,13 +47,15 @@ def load(name, *, data_dir=None, config=None, manual_dir=None):
       user fetches; by default `data_dir`/downloads/manual.
 
   Raises:
-    ConfigError: there is no such data set or config, `data_dir` cannot be written, or the official
-      files are missing (the message says where to get them).
+    ConfigError: there is no such data set or config, `data_dir` cannot be written, the official
+      files are missing (the message says where to get them), or the data set on disk was made from
+      those of another folder.
   """
   builder = _make(name, data_dir, config)
-  if _is_complete(builder):
-    return builder
-  return prepare(name, data_dir=data_dir, config=config, manual_dir=manual_dir)
+  if not _is_complete(builder):
+    builder = prepare(name, data_dir=data_dir, config=config, manual_dir=manual_dir)
+  _check_source(builder, manual_dir)
+  return builder
 
 
 def prepare(name, *, data_dir=None, config=None, manual_dir=None):
@@ -109,6 +111,28 @@ def _is_complete(builder):
       array_record.ArrayRecordReader(str(path)).num_records() == length for path, length in shards)
 
 
+def _source(builder, manual_dir):
+  """The folder with the official files."""
+  folder = manual_dir or pathlib.Path(builder.data_dir_root, 'downloads', 'manual')
+  return pathlib.Path(folder).expanduser().resolve()
+
+
+def _source_record(builder):
+  """The file that says which folder a data set was made from."""
+  return pathlib.Path(builder.data_dir, 'manual_dir.txt')
+
+
+def _check_source(builder, manual_dir):
+  """Raises ConfigError if the data set was made from another folder than the one asked for."""
+  record = _source_record(builder)
+  if manual_dir and record.exists():
+    made_from = record.read_text()
+    config_lib.require(
+        made_from == str(_source(builder, manual_dir)), f'{builder.name}: manual_dir',
+        f'{made_from}, from which {builder.data_dir} was made (remove that, or give another data_dir)',
+        str(manual_dir))
+
+
 @contextlib.contextmanager
 def _lock(builder):
   """Keeps other processes from preparing the data set. The kernel unlocks when a process dies."""
@@ -142,6 +166,9 @@ def _write(builder, manual_dir):
     if 'Manual directory' not in str(error):
       raise
     raise ConfigError(f'{builder.name}: {error}') from error
+  source = _source(builder, manual_dir)
+  if source.is_dir():
+    _source_record(builder).write_text(str(source))
 
 
 def _read(builder, split):

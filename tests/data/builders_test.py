@@ -103,6 +103,21 @@ class BuildersTest(parameterized.TestCase):
     self.assertEqual(builders.arrays(real, 'train')['x'].tolist(), [7, 8])
     self.assertEqual(builders.arrays(demo, 'train')['x'].tolist(), [1, 2, 3])
 
+  def test_files_of_another_folder_are_not_ignored(self):
+    first, second = self.data_dir / 'first', self.data_dir / 'second'
+    for folder, numbers in ((first, '7 8'), (second, '9')):
+      folder.mkdir()
+      (folder / 'numbers.txt').write_text(numbers)
+    builders.load('toy', data_dir=self.data_dir, manual_dir=first)
+    again = builders.load('toy', data_dir=self.data_dir, manual_dir=f'{second}/../first')
+    self.assertEqual(builders.arrays(again, 'train')['x'].tolist(), [7, 8])
+    builders.load('toy', data_dir=self.data_dir)  # as it is on disk
+    with self.assertRaisesRegex(
+        ConfigError, f'^toy: manual_dir: expected {first}, from which .*, got .{second}.$'):
+      builders.load('toy', data_dir=self.data_dir, manual_dir=second)
+    other = builders.load('toy', data_dir=self.data_dir / 'other', manual_dir=second)
+    self.assertEqual(builders.arrays(other, 'train')['x'].tolist(), [9])
+
   def test_arrays_are_read_once_and_cannot_be_changed(self):
     builder = builders.load('digits', data_dir=self.data_dir)
     first = builders.arrays(builder, 'train')
