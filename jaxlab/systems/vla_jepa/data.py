@@ -118,6 +118,7 @@ class Tabletop(ArrayRecordBuilder):
   `tabletop.demonstrate` gives.
   """
 
+  VERSION = tfds.core.Version('1.1.0')  # 1.0.0: yellow only where the camera is shifted right
   BUILDER_CONFIGS = [
       tfds.core.BuilderConfig(name='demos', description='240 demonstrations, 40 of them for test.'),
       tfds.core.BuilderConfig(name='video', description='4096 episodes of random appearance.'),

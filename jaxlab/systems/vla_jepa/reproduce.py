@@ -79,8 +79,7 @@ def make_run(arm, seed):
   return study.Run(
       updates, np.stack([rates(FIRST, length, RATES[0]), rates(SECOND, length, RATES[1])]),
       np.float32(arm.beta), np.int32(list(study.ENCODINGS).index(arm.encoding)),
-      np.float32(arm.weighted), demos.astype(np.int32),
-      jax.random.key(seed), jax.random.fold_in(jax.random.key(seed), 1))
+      np.float32(arm.weighted), demos.astype(np.int32), *jax.random.split(jax.random.key(seed)))
 
 
 def run_arms(arms, seeds, world):

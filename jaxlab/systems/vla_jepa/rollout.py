@@ -28,19 +28,20 @@ def rollout(policy, looks, keys, *, executed=2):
     policy: (images uint8 [N, 1, side, side, 3], target int [N], places [N, 2], key) -> chunk of
       actions [N, H, 2], H >= `executed`. It may look at the scene through these alone.
     looks: Look whose leaves are arrays [N, ...].
-    keys: [N], of each episode's table.
+    keys: [N], of each episode's table and its camera's noise; the first draws for the policy too.
     executed: actions of a chunk that are carried out before the policy plans again, a divisor of
       `tabletop.STEPS`.
 
   Returns:
     Result.
   """
-  starts = jax.vmap(tabletop.reset)(keys, looks)
+  tables, cameras, draws = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 3))(keys), 1, 0)
+  starts = jax.vmap(tabletop.reset)(tables, looks)
 
   def plan(scenes, number):
-    frame_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
+    frame_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(cameras, number)
     images = tabletop.quantise(jax.vmap(tabletop.render)(scenes, frame_keys))
-    key = jax.random.fold_in(keys[0], number)
+    key = jax.random.fold_in(draws[0], number)
     chunk = policy(images[:, None], scenes.target, scenes.agent, key)
     for i in range(executed):
       scenes = jax.vmap(tabletop.step)(scenes, chunk[:, i])

@@ -149,12 +149,12 @@ def probe(x, y, train, ridge=1e-2):
 
 def _drift(key):
   """A plain clip uint8 [FRAMES, side, side, 3], and its motion [2], which frame 0 does not tell."""
-  keys = jax.random.split(key, 3)
+  keys = jax.random.split(key, 4)
   scene = tabletop.reset(keys[0], tabletop.LOOKS['plain'])
   start = jax.random.uniform(keys[1], (2,), minval=0.3, maxval=0.7)
   motion = jax.random.uniform(keys[2], (2,), minval=-0.24, maxval=0.24)
   frame = lambda i: tabletop.render(
-      scene._replace(agent=start + motion * i / (FRAMES - 1)), keys[0])
+      scene._replace(agent=start + motion * i / (FRAMES - 1)), keys[3])
   return tabletop.quantise(jax.vmap(frame)(jnp.arange(FRAMES))), motion
 
 

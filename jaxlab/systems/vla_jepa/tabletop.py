@@ -109,7 +109,7 @@ def reset(key, look):
     look: Look, its leaves numbers or scalar arrays.
   """
   look = Look(*look)
-  keys = jax.random.split(key, 12)
+  keys = jax.random.split(key, 13)
   between = lambda key, ends, shape=(): jax.random.uniform(
       key, shape, minval=ends[0], maxval=jnp.maximum(ends[1], ends[0] + 1e-6))
   tables = between(keys[0], (look.spread, 1 - look.spread), (24, len(COLOURS) + 1, 2))
@@ -127,7 +127,7 @@ def reset(key, look):
       agent_rgb=jnp.clip(_PALE * tint, 0, 1), shift=sign * between(keys[9], look.shift, (2,)),
       zoom=between(keys[10], look.zoom), noise=between(keys[11], look.noise),
       bar=jnp.where(has_bar, bar, jnp.array([-9.0, 0.0])),
-      yellow=jax.random.bernoulli(jax.random.fold_in(key, 1), look.yellow).astype(jnp.float32))
+      yellow=jax.random.bernoulli(keys[12], look.yellow).astype(jnp.float32))
 
 
 def step(scene, action):

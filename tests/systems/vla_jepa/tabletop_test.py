@@ -1,5 +1,6 @@
 """The tabletop: what is drawn, how it moves, who succeeds, what the perturbations change."""
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,16 @@ class TabletopTest(parameterized.TestCase):
     np.testing.assert_allclose(at(.5, .5), 0.25, atol=1e-4)  # no yellow block on a plain table
     yellow = RENDER(scene._replace(yellow=jnp.float32(1)), jax.random.key(0))
     self.assertGreater(float(yellow[8, 8, 0]), 0.8)
+
+  def test_what_is_drawn_of_a_table_is_independent(self):
+    look = tabletop.LOOKS['plain']._replace(yellow=0.5, shift=(0.1, 0.2), bar=0.5)
+    scenes = jax.jit(jax.vmap(lambda key: tabletop.reset(key, look)))(
+        jax.random.split(jax.random.key(0), 400))
+    drawn = {'yellow': scenes.yellow > 0, 'shift x': scenes.shift[:, 0] > 0,
+             'shift y': scenes.shift[:, 1] > 0, 'bar': scenes.bar[:, 0] > -9}
+    for (one, a), (other, b) in itertools.combinations(drawn.items(), 2):
+      # a standard deviation is .05
+      self.assertLess(abs(float(np.corrcoef(a, b)[0, 1])), 0.25, f'{one}, {other}')
 
   def test_a_shifted_camera_moves_the_picture(self):
     scene = table()
