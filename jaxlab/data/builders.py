@@ -129,7 +129,7 @@ def _check_source(builder, manual_dir):
     made_from = record.read_text()
     config_lib.require(
         made_from == str(_source(builder, manual_dir)), f'{builder.name}: manual_dir',
-        f'{made_from}, from which {builder.data_dir} was made (remove that or give another data_dir)',
+        f'{made_from}, from which {builder.data_dir} was made (remove that, or change data_dir)',
         str(manual_dir))
 
 
