@@ -33,7 +33,10 @@ def examples(experiment):
   module = systems.task_module(experiment)
   config.require(hasattr(module, 'file_dataset'), '--input',
                  f'no file: task {experiment["task"]} reads none', _INPUT.value)
-  return module.file_dataset(experiment, _INPUT.value)
+  try:
+    return module.file_dataset(experiment, _INPUT.value)
+  except ValueError as error:
+    raise config.ConfigError(f'--input: {error}') from error
 
 
 def main():

@@ -59,6 +59,8 @@ def get_config(variant='xdeepfm'):
   name = 'xdeepfm' if official or rows else variant
   config = base(name, dim=10, cin=(100, 100, 50) if official else (200, 200, 200),
                 dnn=(400,) * (4 if official else 2), dropout=0.0, cross=3)
+  if official:  # by default the DNN starts with Xavier's values
+    config.model.dnn.init = {'name': 'truncated_normal', 'scale': 0.1}
   # The official code counts what is rare over all rows, and gives each count a token of its own.
   config.data = {'name': 'criteo', 'file': '', 'train': 'train', 'validation': 'validation',
                  'test': 'test', 'min_count': 5, 'buckets': 0, 'integers': 'bucket',

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxlab.config import ConfigError
-from jaxlab.data import mind, mind_demo
+from jaxlab.data import documents, mind, mind_demo
 from jaxlab.data.rows import parse_rows
 
 NEGATIVES = 20
@@ -43,14 +43,8 @@ def parse_event(where, line):
   return Click(event['userId'], event['id'], event['title'], event['time'])
 
 
-def _lines(path):
-  with open(path, encoding='utf-8') as file:
-    for number, line in enumerate(file, 1):
-      yield f'{path}:{number}', line
-
-
 def read_week(folder, *, on_bad_row='raise'):
-  """{day 1..7: list of `Click` in the order of time}.
+  """{day 1..7: list of `Click` in the order of the file}.
 
   Raises:
     ConfigError: not one file for each day.
@@ -72,7 +66,8 @@ def read_week(folder, *, on_bad_row='raise'):
     return click
 
   for day in range(1, 8):
-    rows = parse_rows(_lines(files[day][0]), parse, on_bad_row=on_bad_row, where=str(files[day][0]))
+    path, = files[day]
+    rows = parse_rows(documents.read_lines(path), parse, on_bad_row=on_bad_row, where=str(path))
     days[day] = [click for click in rows if click]
   return days
 

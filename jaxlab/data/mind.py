@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxlab.config import ConfigError
-from jaxlab.data import mind_demo
+from jaxlab.data import documents, mind_demo
 from jaxlab.data.array_record import ArrayRecordBuilder
 from jaxlab.data.rows import parse_rows
 
@@ -26,6 +26,7 @@ SPLITS = ('train', 'dev', 'test')
 BEHAVIOR_COLUMNS = ('impression id', 'user id', 'time', 'history', 'impressions')
 NEWS_COLUMNS = ('news id', 'category', 'subcategory', 'title', 'abstract', 'url', 'title entities',
                 'abstract entities')
+_WIDTH = 100  # of the published vectors
 _TIME = '%m/%d/%Y %I:%M:%S %p'
 
 
@@ -49,7 +50,10 @@ class Behavior(NamedTuple):
 
 
 class News(NamedTuple):
-  """A row of news.tsv. Entities are lists of mappings with 'WikidataId', 'SurfaceForms', ..."""
+  """A row of news.tsv. Entities are lists of mappings with 'WikidataId', 'SurfaceForms', ...
+
+  `split` is the first of `SPLITS` that has the news; '' where only a file is known.
+  """
   news: str
   category: str
   subcategory: str
@@ -58,15 +62,13 @@ class News(NamedTuple):
   url: str
   title_entities: list
   abstract_entities: list
+  split: str = ''
 
 
-def _lines(path):
-  """Yields (where, columns) of a file; a stray carriage return at the end of a line goes."""
-  if not path.exists():
-    raise ConfigError(f'{path}: no such file')
-  with open(path, encoding='utf-8', newline='\n') as file:
-    for number, line in enumerate(file, 1):
-      yield f'{path}:{number}', line.rstrip('\r\n').split('\t')
+def read_columns(path):
+  """Yields (where, columns) of a file with tabs; raises as `documents.read_lines` does."""
+  for where, line in documents.read_lines(path):
+    yield where, line.split('\t')
 
 
 def _check_columns(where, columns, names):
@@ -85,8 +87,9 @@ def parse_behavior(where, columns, *, labelled=True):
   """
   _check_columns(where, columns, BEHAVIOR_COLUMNS)
   impression, user, time, history, impressions = columns
-  if impression != 'null' and not impression.isdecimal():
-    raise ValueError(f'{where}: impression id: expected a number or null, got {impression!r}')
+  if impression != 'null' and not (impression.isdecimal() and int(impression) < 2**31):
+    raise ValueError(f'{where}: impression id: expected a number below 2^31 or null, got '
+                     f'{impression!r}')
   if not user:
     raise ValueError(f'{where}: user id: expected an id, got nothing')
   candidates, labels = [], []
@@ -133,8 +136,10 @@ def _entities(where, text):
   except json.JSONDecodeError as error:
     raise ValueError(f'{where}: expected a JSON list: {error}') from error
   if not isinstance(entities, list) or not all(
-      isinstance(entity, dict) and 'WikidataId' in entity for entity in entities):
-    raise ValueError(f'{where}: expected a JSON list of objects with a WikidataId, got {text!r}')
+      isinstance(entity, dict) and isinstance(entity.get('WikidataId'), str) and
+      isinstance(entity.get('OccurrenceOffsets', []), list) for entity in entities):
+    raise ValueError(f'{where}: expected a JSON list of objects with a WikidataId (and a list of '
+                     f'OccurrenceOffsets, if any), got {text!r}')
   return entities
 
 
@@ -148,31 +153,46 @@ def parse_vector(where, columns):
     vector = np.array([float(number) for number in numbers], np.float32)
   except ValueError as error:
     raise ValueError(f'{where}: expected a key and floats, tab separated: {error}') from error
-  if not key or not len(vector):
-    raise ValueError(f'{where}: expected a key and floats, tab separated, got {columns!r}')
+  if not key or not len(vector) or not np.isfinite(vector).all():
+    raise ValueError(f'{where}: expected a key and finite floats, tab separated, got {columns!r}')
   return key, vector
 
 
 def read_behaviors(path, *, labelled=True, on_bad_row='raise'):
   """Yields the `Behavior` rows of a file; `on_bad_row` as by `rows.parse_rows`."""
   parse = lambda where, columns: parse_behavior(where, columns, labelled=labelled)
-  return parse_rows(_lines(pathlib.Path(path)), parse, on_bad_row=on_bad_row, where=str(path))
+  return parse_rows(read_columns(path), parse, on_bad_row=on_bad_row, where=str(path))
 
 
 def read_news(path, *, on_bad_row='raise'):
   """Yields the `News` rows of a file; `on_bad_row` as by `rows.parse_rows`."""
-  return parse_rows(_lines(pathlib.Path(path)), parse_news, on_bad_row=on_bad_row, where=str(path))
+  return parse_rows(read_columns(path), parse_news, on_bad_row=on_bad_row, where=str(path))
 
 
-def read_vectors(path, *, on_bad_row='raise'):
-  """Yields (key, float32 [width]) of a .vec file; `on_bad_row` as by `rows.parse_rows`."""
-  return parse_rows(_lines(pathlib.Path(path)), parse_vector, on_bad_row=on_bad_row,
-                    where=str(path))
+def read_vectors(path, *, width=None, on_bad_row='raise'):
+  """Yields (key, float32 [width]) of a .vec file.
+
+  Args:
+    path: file.
+    width: numbers of a row, by default those of the first.
+    on_bad_row: as by `rows.parse_rows`.
+  """
+  def parse(where, columns):
+    nonlocal width
+    key, vector = parse_vector(where, columns)
+    width = width or len(vector)
+    if len(vector) != width:
+      raise ValueError(f'{where}: expected {width} floats, got {len(vector)}')
+    return key, vector
+
+  return parse_rows(read_columns(path), parse, on_bad_row=on_bad_row, where=str(path))
 
 
 def present(folder):
-  """The splits of `SPLITS` that a folder has; ConfigError if there is no train."""
+  """The splits of `SPLITS` that a folder has; ConfigError if there is no train, or a valid."""
   found = [split for split in SPLITS if pathlib.Path(folder, split, 'behaviors.tsv').exists()]
+  if pathlib.Path(folder, 'valid').exists():
+    raise ConfigError(f'{folder}: expected the folder valid to be called dev')
   if 'train' not in found:
     raise ConfigError(f'{folder}: expected the folders train, dev and perhaps test of MIND, each '
                       'with behaviors.tsv and news.tsv')
@@ -184,7 +204,7 @@ def all_news(folder, *, on_bad_row='raise'):
   found = {}
   for split in present(folder):
     for row in read_news(pathlib.Path(folder, split, 'news.tsv'), on_bad_row=on_bad_row):
-      found.setdefault(row.news, row)
+      found.setdefault(row.news, row._replace(split=split))
   return list(found.values())
 
 
@@ -230,6 +250,7 @@ class MindConfig(tfds.core.BuilderConfig):
 class MindFiles(ArrayRecordBuilder, skip_registration=True):
   """What the builders of news data share: a folder in MIND's format."""
 
+  VERSION = tfds.core.Version('1.1.0')  # 1.0.0: news did not say which split has them
   BUILDER_CONFIGS = [
       MindConfig(name='small', source='MINDsmall', description='50 000 users; train and dev.'),
       MindConfig(name='large', source='MINDlarge', description='A million users; with test.'),
@@ -341,7 +362,7 @@ class MindEntities(MindFiles):
   """
 
   def _features(self):
-    return {'key': tfds.features.Text(), 'vector': tfds.features.Tensor(shape=(100,),
+    return {'key': tfds.features.Text(), 'vector': tfds.features.Tensor(shape=(_WIDTH,),
                                                                         dtype=np.float32)}
 
   def _split_names(self, folder):
@@ -352,7 +373,8 @@ class MindEntities(MindFiles):
     seen = set()
     for part in present(folder):
       path = pathlib.Path(folder, part, f'{split}_embedding.vec')
-      for key, vector in read_vectors(path, on_bad_row=self.builder_config.on_bad_row):
+      for key, vector in read_vectors(path, width=_WIDTH,
+                                      on_bad_row=self.builder_config.on_bad_row):
         if key not in seen:
           seen.add(key)
           yield {'key': key, 'vector': vector}

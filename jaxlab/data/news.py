@@ -1,4 +1,5 @@
 """From impressions and news to what a news recommender reads: words, padded histories, samples."""
+import itertools
 import re
 from typing import Literal, NamedTuple
 
@@ -9,7 +10,7 @@ from jaxlab.data import builders, glove, mind
 
 _WORDS = re.compile(r'[\w]+|[.,!?;|]')
 POPULAR_SHARE, UNPOPULAR_SHARE = 0.1, 0.55
-TEXTS = ('category', 'subcategory', 'title', 'abstract')
+COLUMNS = ('category', 'subcategory', 'title', 'abstract', 'split')
 
 
 class Ragged(NamedTuple):
@@ -72,7 +73,7 @@ def collect(examples):
                      ragged('candidates', np.int32), ragged('labels', np.int8))
 
 
-def load(name, config, columns=TEXTS):
+def load(name, config, columns=COLUMNS):
   """(news columns, {split: Impressions}) of a builder of `mind` or `adressa`.
 
   Args:
@@ -101,7 +102,7 @@ def read_folder(folder, splits):
   read = lambda name: mind.read_behaviors(folder / name / 'behaviors.tsv')
   made = {split: collect(mind.numbered(read(name), numbers, users))
           for split, name in splits.items()}
-  return {text: [getattr(row, text) for row in rows] for text in TEXTS}, made
+  return {text: [getattr(row, text) for row in rows] for text in COLUMNS}, made
 
 
 def tokenize(text):
@@ -179,10 +180,11 @@ def make_table(news, *, title_length: int = 30, abstract_length: int = 0, min_co
   """Makes the NewsTable of news columns.
 
   Args:
-    news: {'title', 'abstract', 'category', 'subcategory': N texts}.
+    news: {'title', 'abstract', 'category', 'subcategory': N texts, and perhaps 'split'}.
     title_length: words of a title, at most.
     abstract_length: words of an abstract, at most; 0 leaves the abstracts out.
-    min_count: occurrences in titles (and abstracts, where they are used) that make a word known.
+    min_count: occurrences in titles (and abstracts, where they are used) that make a word known;
+      news of the split 'test' alone do not count.
     word_vectors: a file of GloVe vectors to start the word table from.
     tokenizer: a tokenizer.json; titles then are word pieces with a mask.
   """
@@ -191,7 +193,9 @@ def make_table(news, *, title_length: int = 30, abstract_length: int = 0, min_co
     features['title'], features['title_mask'] = encode_pieces(news['title'], tokenizer,
                                                               title_length)
   else:
-    texts = [*news['title'], *(news['abstract'] if abstract_length else ())]
+    counted = [split != 'test' for split in news.get('split', [''] * len(news['title']))]
+    fields = ('title', 'abstract') if abstract_length else ('title',)
+    texts = [text for name in fields for text in itertools.compress(news[name], counted)]
     vocabulary = make_vocabulary(texts, min_count)
     features['title'] = encode(news['title'], vocabulary, title_length)
     if abstract_length:
@@ -261,7 +265,7 @@ def popularity(split, num_news):
   count = lambda chosen: np.bincount(split.candidates.values[chosen], minlength=num_news + 1)
   clicks, shown = count(split.labels.values == 1), count(split.labels.values >= 0)
   rate = clicks / np.maximum(shown, 1)
-  known = np.flatnonzero(clicks)
+  known = 1 + np.flatnonzero(clicks[1:])
   order = known[np.argsort(-rate[known], kind='stable')]
   classes = np.full(num_news + 1, -1)
   classes[order] = 1

@@ -79,7 +79,7 @@ class AdressaTest(parameterized.TestCase):
   )
   def test_malformed_lines(self, line, message):
     self.write({1: [event('a', 'x', 5), line]})
-    with self.assertRaisesRegex(ValueError, f'20170101:2: {message}'):
+    with self.assertRaisesRegex(ValueError, f'20170101: line 2: {message}'):
       adressa.read_week(self.folder / 'adressa')
     with self.assertLogs(level='WARNING') as logs:
       days = adressa.read_week(self.folder / 'adressa', on_bad_row='skip')

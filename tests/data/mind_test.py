@@ -53,14 +53,15 @@ class FilesTest(parameterized.TestCase):
   def test_labels_are_legal_where_the_config_says_so(self):
     path = self.write('1\tU1\t11/11/2019 9:05:58 AM\t\tN1 N2')
     self.assertEqual(next(mind.read_behaviors(path, labelled=False)).labels, (-1, -1))
-    with self.assertRaisesRegex(ValueError, r'file.tsv:1: impressions: expected id-0 or id-1'):
+    with self.assertRaisesRegex(ValueError, 'file.tsv: line 1: impressions: expected id-0 or'):
       list(mind.read_behaviors(path))
     with self.assertRaisesRegex(ValueError, 'expected ids without labels'):
       list(mind.read_behaviors(self.write(BEHAVIOR), labelled=False))
 
   @parameterized.parameters(
       ('1\tU1\t11/11/2019 9:05:58 AM\tN1', 'expected 5 tab-separated columns .*, got 4'),
-      ('x\tU1\t11/11/2019 9:05:58 AM\t\tN1-0', "impression id: expected a number or null, got 'x'"),
+      ('x\tU1\t11/11/2019 9:05:58 AM\t\tN1-0', "impression id: .* or null, got 'x'"),
+      ('3000000000\tU1\tnull\t\tN1-0', 'impression id: expected a number below .*3000000000'),
       ('1\t\t11/11/2019 9:05:58 AM\t\tN1-0', 'user id: expected an id'),
       ('1\tU1\t2019-11-11\t\tN1-0', 'time: expected M/D/YYYY h:mm:ss AM|PM or null'),
       ('1\tU1\t11/11/2019 9:05:58 AM\t\tN1-2', "impressions: expected id-0 or id-1, got 'N1-2'"),
@@ -68,29 +69,46 @@ class FilesTest(parameterized.TestCase):
   )
   def test_malformed_behaviors(self, line, message):
     path = self.write(BEHAVIOR, line, BEHAVIOR)
-    with self.assertRaisesRegex(ValueError, f'file.tsv:2: {message}'):
+    with self.assertRaisesRegex(ValueError, f'file.tsv: line 2: {message}'):
       list(mind.read_behaviors(path))
     with self.assertLogs(level='WARNING') as logs:
       self.assertLen(list(mind.read_behaviors(path, on_bad_row='skip')), 2)
-    self.assertRegex(logs.output[0], 'skipped 1 of 3 rows.*file.tsv:2')
+    self.assertRegex(logs.output[0], 'skipped 1 of 3 rows.*file.tsv: line 2')
 
   @parameterized.parameters(
       ('N1\tsports\tgolf\ttitle', 'expected 8 tab-separated columns .*, got 4'),
       ('\tsports\tgolf\ttitle\t\t\t\t', 'news id: expected an id'),
       ('N1\ta\tb\tc\td\te\t[{]\t', 'title entities: expected a JSON list'),
       ('N1\ta\tb\tc\td\te\t\t[{"Label": "x"}]', 'abstract entities: expected .* a WikidataId'),
+      ('N1\ta\tb\tc\td\te\t[{"WikidataId": "Q1", "OccurrenceOffsets": null}]\t',
+       'title entities: expected .* a list of OccurrenceOffsets'),
   )
   def test_malformed_news(self, line, message):
     path = self.write(NEWS, line)
-    with self.assertRaisesRegex(ValueError, f'file.tsv:2: {message}'):
+    with self.assertRaisesRegex(ValueError, f'file.tsv: line 2: {message}'):
       list(mind.read_news(path))
     with self.assertLogs(level='WARNING'):
       self.assertLen(list(mind.read_news(path, on_bad_row='skip')), 1)
 
-  @parameterized.parameters('Q1\t1\tx', 'Q1', '\t1')
+  @parameterized.parameters('Q1\t1\tx', 'Q1', '\t1', 'Q1\t1\tnan')
   def test_malformed_vectors(self, line):
-    with self.assertRaisesRegex(ValueError, 'file.tsv:1: expected a key and floats'):
+    with self.assertRaisesRegex(ValueError, 'file.tsv: line 1: expected a key and .*floats'):
       list(mind.read_vectors(self.write(line)))
+
+  def test_vectors_of_another_width(self):
+    path = self.write('Q1\t1\t2', 'Q2\t1', 'Q3\t3\t4')
+    with self.assertRaisesRegex(ValueError, 'file.tsv: line 2: expected 2 floats, got 1'):
+      list(mind.read_vectors(path))
+    with self.assertRaisesRegex(ValueError, 'file.tsv: line 1: expected 100 floats, got 2'):
+      list(mind.read_vectors(path, width=100))
+    with self.assertLogs(level='WARNING'):
+      self.assertEqual(list(dict(mind.read_vectors(path, on_bad_row='skip'))), ['Q1', 'Q3'])
+
+  def test_bytes_that_are_no_text(self):
+    path = self.write(BEHAVIOR)
+    path.write_bytes(path.read_bytes() + b'2\tU\xe9\n')
+    with self.assertRaisesRegex(ValueError, 'file.tsv: line 2, column 4: expected UTF-8'):
+      list(mind.read_behaviors(path))
 
   def test_missing_files(self):
     with self.assertRaisesRegex(ConfigError, 'nothing.tsv: no such file'):
@@ -152,12 +170,21 @@ class BuilderTest(parameterized.TestCase):
     self.assertEqual(builder.info.metadata['users'], ['U1', 'U9'])
     _, tables = self.load('mind_news', ('news',))
     self.assertEqual([row['title'] for row in tables['news']], [b'one', b'two', b'three'])
+    self.assertEqual([row['split'] for row in tables['news']], [b'train', b'train', b'dev'])
     split = news.collect(splits['train'] + splits['dev'])
     self.assertEqual(split.history.sizes.tolist(), [0, 3])
 
+  def test_a_folder_called_valid_is_not_left_out(self):
+    folder = self.folder / 'valid_is_dev'
+    for split in ('train', 'valid'):
+      (folder / split).mkdir(parents=True)
+      (folder / split / 'behaviors.tsv').write_text('')
+    with self.assertRaisesRegex(ConfigError, 'valid_is_dev: expected the folder valid to be'):
+      mind.present(folder)
+
   def test_a_malformed_row_stops_the_builder(self):
     self.write('train', [BEHAVIOR, 'oops'], [NEWS])
-    with self.assertRaisesRegex(ValueError, 'train/behaviors.tsv:2: expected 5 tab-separated'):
+    with self.assertRaisesRegex(ValueError, 'train/behaviors.tsv: line 2: expected 5 tab'):
       self.load('mind', ('train',))
 
 

@@ -45,6 +45,13 @@ class WordsTest(parameterized.TestCase):
     self.assertEqual((table.vocab_size, table.num_categories, table.num_subcategories), (3, 2, 3))
     self.assertNotIn('abstract', news.make_table(columns, min_count=1).features)
 
+  def test_words_of_test_titles_are_not_known(self):
+    columns = {'title': ['a a b', 'c c a', 'b d d'], 'category': [''] * 3, 'subcategory': [''] * 3,
+               'split': ['train', 'test', 'dev']}
+    table = news.make_table(columns, title_length=3, min_count=2)
+    self.assertEqual(table.vocabulary, {'a': 1, 'b': 2, 'd': 3})
+    self.assertEqual(table.features['title'].tolist(), [[0] * 3, [1, 1, 2], [0, 0, 1], [2, 3, 3]])
+
   def test_word_pieces(self):
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     coder = Tokenizer(models.WordLevel({'[UNK]': 0, '[CLS]': 1, 'a': 2, 'b': 3}, '[UNK]'))
@@ -102,7 +109,8 @@ class PopularityTest(absltest.TestCase):
 
   def test_rates_and_classes(self):
     split = impressions([(0, [], list(range(1, 21)), [1] * 20)] + [
-        (0, [], list(range(n, 21)), [0] * (21 - n)) for n in range(2, 21)])
+        (0, [], list(range(n, 21)), [0] * (21 - n)) for n in range(2, 21)] + [
+            (0, [], [0], [1])])  # a click on a news that is not known counts for none
     rate, classes = news.popularity(split, 22)
     np.testing.assert_allclose(rate[1:21], 1 / np.arange(1, 21))
     self.assertEqual(classes[1:].tolist(), [0] * 2 + [1] * 7 + [2] * 11 + [-1] * 2)

@@ -79,16 +79,8 @@ def _slot(where, item):
 
 def read_rows(path, *, labelled=True, on_bad_row='raise'):
   """Yields the `Row`s of a behaviors.tsv; `on_bad_row` as by `rows.parse_rows`."""
-  path = pathlib.Path(path)
-  config_lib.require(path.is_file(), 'file', 'an existing behaviors.tsv', str(path))
-
-  def lines():
-    with open(path, encoding='utf-8', newline='\n') as file:
-      for number, line in enumerate(file, 1):
-        yield f'{path}:{number}', line.rstrip('\r\n').split('\t')
-
   parse = lambda where, columns: parse_row(where, columns, labelled=labelled)
-  return parse_rows(lines(), parse, on_bad_row=on_bad_row, where=str(path))
+  return parse_rows(mind.read_columns(path), parse, on_bad_row=on_bad_row, where=str(path))
 
 
 def numbered(rows, news, users):
@@ -187,7 +179,7 @@ def read_folder(folder):
   splits = {
       name: collect(numbered(read_rows(pathlib.Path(folder, name, 'behaviors.tsv')), numbers,
                              users)) for name in split_names(folder)}
-  return {text: [getattr(row, text) for row in rows] for text in news_data.TEXTS}, splits
+  return {text: [getattr(row, text) for row in rows] for text in news_data.COLUMNS}, splits
 
 
 def load_files(name):
@@ -197,7 +189,7 @@ def load_files(name):
             for split, info in builder.info.splits.items()}
   table = builders.load('slotted_mind_news', config=DATASETS[name])
   rows = table.as_data_source('news').__getitems__(range(table.info.splits['news'].num_examples))
-  columns = {text: [row[text].decode() for row in rows] for text in news_data.TEXTS}
+  columns = {text: [row[text].decode() for row in rows] for text in news_data.COLUMNS}
   return columns, splits, {row['news'].decode(): i for i, row in enumerate(rows, 1)}
 
 

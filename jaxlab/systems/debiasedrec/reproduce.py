@@ -158,7 +158,8 @@ def judge(results):
       claims.Claim(
           'random order: the bias score falls with the slot, rank correlation with what is seen at '
           'least .9', 'not available', f'{" ".join(f"{x:.2f}" for x in curve)}: {order:.3f}, falls '
-          f'at {steps} of {len(curve) - 1} steps', claims.verdict(order >= 0.9)),
+          f'at {steps} of {len(curve) - 1} steps',
+          claims.verdict(order >= 0.9 and steps == len(curve) - 1)),
       claims.Claim(
           'a log without bias: at most .005 lost to no debiasing', 'not available',
           f'{mean(last("DebiasedRec", world="no bias"))} v '

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlab import config as config_lib
-from jaxlab.data import pipeline
+from jaxlab.data import mind, pipeline
 from jaxlab.metrics import ranking
 from jaxlab.models import news as news_models
 from jaxlab.systems.debiasedrec import data as data_lib
@@ -84,6 +84,10 @@ def check(config):
 def make_click_model(rows, *, bias=None, user=None, click=None, news=None):
   """The ClickModel of the parts of `config.model`; `rows` are those of the kinds' tables."""
   del news
+  slot = (click or {}).get('serve_slot')
+  config_lib.require(slot is None or all(0 <= i < size for i, size in zip(slot, rows)),
+                     'model.click.serve_slot',
+                     f'0 to {", ".join(str(size - 1) for size in rows)}', slot)
   return ClickModel(BiasEncoder(rows, **(bias or {})), BiasUser(**(user or {})), **(click or {}))
 
 
@@ -121,8 +125,8 @@ def file_dataset(config, path):
   config_lib.require(config['data']['name'] in data_lib.DATASETS, 'data.name', 'a known data set',
                      config['data']['name'])
   data, numbers = config_lib.call(data_lib.load, config['data'], 'data', drop=())
-  with open(path, encoding='utf-8') as file:
-    items = file.readline().rstrip('\r\n').split('\t')[-1].split()
+  _, first = next(mind.read_columns(path), (None, ['']))
+  items = first[-1].split()
   labelled = all(item.partition('@')[0].endswith(('-0', '-1')) for item in items)
   split = data_lib.collect(data_lib.numbered(
       data_lib.read_rows(path, labelled=labelled), numbers, {}))

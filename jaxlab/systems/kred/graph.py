@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxlab import config as config_lib
+from jaxlab.data import mind
 from jaxlab.systems.kred import transe
 
 # The files of the official bundle; vectors have a line an id.
@@ -91,14 +92,9 @@ def make_graph(knowledge, wanted, neighbours, seed):
 
 def read_rows(path):
   """Yields (place, columns) of a tab-separated file; empty lines are left out."""
-  path = pathlib.Path(path).expanduser()
-  if not path.is_file():
-    raise config_lib.ConfigError(f'{path}: no such file')
-  with open(path, encoding='utf-8', newline='\n') as file:
-    for number, line in enumerate(file, 1):
-      line = line.rstrip('\r\n')
-      if line.strip():
-        yield f'{path}:{number}', line.split('\t')
+  for where, columns in mind.read_columns(pathlib.Path(path).expanduser()):
+    if any(column.strip() for column in columns):
+      yield where, columns
 
 
 def _integers(where, columns, count, what):
@@ -164,14 +160,17 @@ def read_official(folder, wanted):
 
 def _vectors(path, rows=None):
   """float32 [., D] of a file of floats a line; of the lines in {line from 0: row}, if given."""
-  found = {}
+  found, width = {}, None
   for number, (where, columns) in enumerate(read_rows(path)):
     if rows is None or number in rows:
       try:
-        found[number if rows is None else rows[number]] = np.array(
-            [column for column in columns if column.strip()], np.float32)
+        vector = np.array([column for column in columns if column.strip()], np.float32)
       except ValueError as error:
         raise ValueError(f'{where}: expected floats, tab separated: {error}') from error
+      width = width or len(vector)
+      if len(vector) != width or not np.isfinite(vector).all():
+        raise ValueError(f'{where}: expected {width} finite floats, got {columns}')
+      found[number if rows is None else rows[number]] = vector
   missing = set() if rows is None else rows.keys() - {n for n, r in rows.items() if r in found}
   if missing:
     raise ValueError(f'{path}: expected a line of id {min(missing)}, got fewer lines')

@@ -186,7 +186,12 @@ class CIN(nn.Module):
 
   @nn.compact
   def __call__(self, x0):
-    """Maps field vectors [B, m, D] to the pooled maps of all layers [B, P] (equation 8)."""
+    """Maps field vectors [B, m, D] to the pooled maps of all layers [B, P] (equation 8).
+
+    Raises:
+      ConfigError: there are no layers, or odd sizes where they are cut in half.
+    """
+    check_layers(self.layer_sizes, self.split_half, 'CIN')
     parameters, width = [], x0.shape[1]
     for k, size in enumerate(self.layer_sizes, 1):
       filters = self._filters(k, (size, width, x0.shape[1]))

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxlab import config as config_lib
-from jaxlab.data import builders, pipeline
+from jaxlab.data import builders, documents, pipeline
 from jaxlab.data.array_record import ArrayRecordBuilder
 from jaxlab.data.rows import parse_rows
 from jaxlab.systems.xdeepfm import demo, formats, vocabulary
@@ -156,7 +156,7 @@ class Libffm(_Log):
             'value': ragged(np.float32), 'group': np.int64}
 
   def _read(self, path):
-    return formats.lines(path)
+    return documents.read_lines(path)
 
   def _parse(self, where, row):
     row = formats.libffm_row(where, row)
@@ -383,14 +383,24 @@ def pad_pairs(rows, slots):
 
 
 def encode_pairs(columns, layout):
-  """Columns of ids from padded pairs. Raises ValueError for an id that the model does not know."""
+  """Columns of ids from padded pairs.
+
+  A model for univalent rows takes others too: where a row here is not, all have 'values' and
+  'field'.
+
+  Raises:
+    ValueError: an id that the model does not know.
+  """
   for name, size in (('feature', layout.num_features), ('field', layout.num_fields)):
-    if columns[name].size and columns[name].max() >= size:
-      raise ValueError(f'{name} {columns[name].max() + 1}: expected ids up to {size}, the largest '
-                       'of the data that the model was made for')
+    beyond = np.argwhere(columns[name] >= size)
+    if len(beyond):
+      number, slot = beyond[0]
+      raise ValueError(f'row {number + 1}: {name} {columns[name][number, slot] + 1}: expected ids '
+                       f'up to {size}, the largest of the data that the model was made for')
   rows = {'label': np.asarray(columns['label'], np.float32), 'ids': columns['feature'],
           'group': columns['group']}
-  if not layout.univalent:
+  fields = np.arange(columns['field'].shape[1])
+  if not layout.univalent or (columns['value'] != 1).any() or (columns['field'] != fields).any():
     rows.update(values=columns['value'], field=columns['field'])
   return rows
 
@@ -421,14 +431,20 @@ def read_file(name, path, layout, encode):
     encode: as `load` gives it.
 
   Raises:
-    ValueError: a malformed row.
+    ConfigError: there is no such file.
+    ValueError: a malformed row, or no row at all.
   """
-  if SOURCES[name].fields is None:
-    rows = [formats.libffm_row(where, text, labelled=False) for where, text in formats.lines(path)]
-    rows = [{**row, 'group': group_number(row['group'])} for row in rows]
-    return pipeline.from_arrays(encode(pad_pairs(rows, layout.slots)))
-  read, parse = ((formats.read_criteo, formats.criteo_row) if name == 'criteo' else
-                 (formats.read_avazu, formats.avazu_row))
+  read, parse = {'criteo': (formats.read_criteo, formats.criteo_row),
+                 'avazu': (formats.read_avazu, formats.avazu_row)}.get(
+                     name, (documents.read_lines, formats.libffm_row))
   rows = [parse(where, row, labelled=False) for where, row in read(path)]
+  if not rows:
+    raise ValueError(f'{path}: expected rows, got none')
+  if SOURCES[name].fields is None:
+    rows = [{**row, 'group': group_number(row['group'])} for row in rows]
+    try:
+      return pipeline.from_arrays(encode(pad_pairs(rows, layout.slots)))
+    except ValueError as error:
+      raise ValueError(f'{path}: {error}') from error
   return pipeline.from_arrays(encode({key: np.stack([row[key] for row in rows])
                                       for key in ('label', 'tokens')}))

@@ -6,9 +6,12 @@ and Avazu's categories are 32-bit hashes in hex, and are kept as the numbers tha
 import calendar
 import datetime
 import json
+import math
 import re
 
 import numpy as np
+
+from jaxlab.data import documents
 
 ABSENT = np.iinfo(np.int64).min  # the token of an empty field
 INTEGERS = tuple(f'I{i}' for i in range(1, 14))
@@ -22,13 +25,6 @@ AVAZU = ('hour_of_day', 'weekday', 'is_weekend', 'C1', 'banner_pos', *_AVAZU_HEX
          'device_conn_type', *(f'C{i}' for i in range(14, 22)))
 
 
-def lines(path):
-  """Yields (where, text) of the lines of a file, without what ends them."""
-  with open(path, encoding='utf-8') as file:
-    for number, text in enumerate(file, 1):
-      yield f'{path}: line {number}', text.rstrip('\r\n')
-
-
 def table(path, columns, required):
   """Yields (where, {column: text}) of the rows of a file.
 
@@ -38,24 +34,28 @@ def table(path, columns, required):
   Args:
     path: file.
     columns: names of the columns of a file without header, the label first; it may be missing.
-    required: names, all of which a header must hold, spelled in any case.
+    required: names, all of which a header must hold. Headers and JSON keys may be spelled in any
+      case; the names that are known come out as they are spelled here.
 
   Raises:
     ValueError: a row with another number of columns or no JSON object; the message says where.
   """
   names, separator = None, '\t'
-  for number, (where, text) in enumerate(lines(path)):
+  known = {name.lower(): name for name in (*columns, *required)}
+  spelled = lambda header: [known.get(name.lower(), name) for name in header]
+  for number, (where, text) in enumerate(documents.read_lines(path)):
     if str(path).endswith('.jsonl'):
-      yield where, _json_row(where, text)
+      row = _json_row(where, text)
+      yield where, dict(zip(spelled(row), row.values()))
       continue
     if not number:
       separator = '\t' if '\t' in text else ','
-      header = {name.lower() for name in text.split(separator)}
-      if header & {name.lower() for name in required}:
-        missing = [name for name in required if name.lower() not in header]
+      header = spelled(text.split(separator))
+      if set(header) & set(required):
+        missing = [name for name in required if name not in header]
         if missing:
           raise ValueError(f'{where}: expected the columns {", ".join(missing)} in the header')
-        names = ['label' if name.lower() == 'label' else name for name in text.split(separator)]
+        names = header
         continue
       separator = '\t'
     cells = text.split(separator)
@@ -162,10 +162,12 @@ def libffm_row(where, text, labelled=True):
   label = -1
   if cells and ':' not in cells[0]:
     try:
-      label = int(float(cells[0]) > 0)
-    except ValueError as error:
-      raise ValueError(f'{where}, column 1: expected a number as the label, got {cells[0]!r}'
-                       ) from error
+      number = float(cells[0])
+    except ValueError:
+      number = math.nan
+    if not math.isfinite(number):
+      raise ValueError(f'{where}, column 1: expected a number as the label, got {cells[0]!r}')
+    label = int(number > 0)
     cells = cells[1:]
   elif labelled:
     raise ValueError(f'{where}, column 1: expected a label, got {cells[0] if cells else ""!r}')
@@ -178,11 +180,12 @@ def libffm_row(where, text, labelled=True):
       raise ValueError(f'{where}, column {column}: expected field:feature:value with ids from 1, '
                        f'got {cell!r}') from error
   field, feature, value = zip(*pairs) if pairs else ((), (), ())
-  if not np.isfinite(value).all():
-    raise ValueError(f'{where}: expected finite values, got {value}')
+  with np.errstate(over='ignore'):
+    values = np.array(value, np.float32)
+  if not np.isfinite(values).all():
+    raise ValueError(f'{where}: expected finite values (float32), got {value}')
   return {'label': np.int8(label), 'field': np.array(field, np.int32),
-          'feature': np.array(feature, np.int32), 'value': np.array(value, np.float32),
-          'group': group}
+          'feature': np.array(feature, np.int32), 'value': values, 'group': group}
 
 
 def format_libffm(row):

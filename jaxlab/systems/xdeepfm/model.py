@@ -157,6 +157,9 @@ class PNN(nn.Module):
     return self.dnn(jnp.concatenate(parts, -1), train)
 
 
+STAGE = 'fnn/stage'  # the path of a parameter
+
+
 class FNN(nn.Module):
   """A DNN whose vectors come from a trained FM: two phases of one run.
 

@@ -11,7 +11,7 @@ import optax
 from jaxlab import config as config_lib
 from jaxlab.metrics import binary
 from jaxlab.systems.xdeepfm import data as data_lib
-from jaxlab.systems.xdeepfm.model import make_model
+from jaxlab.systems.xdeepfm.model import STAGE, make_model
 from jaxlab.task import Loss, Task
 
 CONFIG_KEYS = ('model', 'data', 'penalty', 'rows')
@@ -88,13 +88,16 @@ def _penalty(*, l2: Sequence = (), l1: Sequence = (), l2_rows: float = 0.0):
 
 
 def whole_penalty(params, l2, l1):
-  """Sum of strength / 2 * theta^2 (l2) and strength * |theta| (l1) over the matched parameters."""
+  """Sum of strength / 2 * theta^2 (l2) and strength * |theta| (l1) over the matched parameters.
+
+  The stage of an FNN, which says where its training is, is never among them.
+  """
   total = jnp.zeros(())
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
     name = jax.tree_util.keystr(path, simple=True, separator='/')
     for measure, pairs in ((lambda x: 0.5 * jnp.sum(x * x), l2), (lambda x: jnp.abs(x).sum(), l1)):
       for pattern, strength in pairs:
-        if strength and pattern.fullmatch(name):
+        if strength and name != STAGE and pattern.fullmatch(name):
           total += strength * measure(leaf)
   return total
 

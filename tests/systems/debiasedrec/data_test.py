@@ -45,23 +45,23 @@ class FilesTest(parameterized.TestCase):
       ('N1@1:nan', 'history'), ('N1@1:2:3', 'history'))
   def test_malformed_slots(self, item, message):
     path = self.write(ROW, f'1\tU1\t{TIME}\t{item}\tN1-0 N2-1', ROW)
-    with self.assertRaisesRegex(ValueError, f'behaviors.tsv:2: {message}'):
+    with self.assertRaisesRegex(ValueError, f'behaviors.tsv: line 2: {message}'):
       list(data.read_rows(path))
     with self.assertLogs(level='WARNING') as logs:
       self.assertLen(list(data.read_rows(path, on_bad_row='skip')), 2)
-    self.assertRegex(logs.output[0], 'skipped 1 of 3 rows.*behaviors.tsv:2')
+    self.assertRegex(logs.output[0], 'skipped 1 of 3 rows.*behaviors.tsv: line 2')
 
   @parameterized.parameters(
       (f'1\tU1\t{TIME}\tN1', 'expected 5 tab-separated columns'),
       (f'1\tU1\t{TIME}\t\tN1-1@0:1', "impressions: expected id@position:size .*got 'N1-1@0:1'"),
       (f'1\tU1\t{TIME}\t\tN1@1:1', "impressions: expected id-0 or id-1, got 'N1'"))
   def test_other_malformed_rows(self, line, message):
-    with self.assertRaisesRegex(ValueError, f'behaviors.tsv:1: {message}'):
+    with self.assertRaisesRegex(ValueError, f'behaviors.tsv: line 1: {message}'):
       list(data.read_rows(self.write(line)))
 
   def test_no_file(self):
-    with self.assertRaisesRegex(ConfigError, 'file: expected an existing behaviors.tsv'):
-      data.read_rows(self.path)
+    with self.assertRaisesRegex(ConfigError, 'behaviors.tsv: no such file'):
+      list(data.read_rows(self.path))
 
   def test_the_simulator_in_files_is_what_was_shown(self):
     sizes = {'users': 5, 'news': 14, 'topics': 3}

@@ -216,6 +216,12 @@ class ConfigTest(parameterized.TestCase):
     self.assertTrue(all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(out)))
     self.assertTrue(any(np.any(leaf) for leaf in jax.tree.leaves(out)))
 
+  def test_a_slot_that_is_served_is_in_the_tables(self):
+    task.make_click_model((11, 4), click={'serve_slot': (10, 3)})
+    for slot in ((11, 3), (10, 4), (-1, 0)):
+      with self.assertRaisesRegex(ConfigError, 'model.click.serve_slot: expected 0 to 10, 3, got'):
+        task.make_click_model((11, 4), click={'serve_slot': slot})
+
   @parameterized.parameters(
       ({'model': {'news': {'name': 'cn'}}}, "model.news.name: unknown name 'cn'"),
       ({'model': {'news': {'name': 'naml'}}}, 'data.abstract_length: expected more than 0'),

@@ -107,7 +107,7 @@ class ToyTest(parameterized.TestCase):
     rows = data.read_impressions(plain, [row.news for row in self.rows], history_length=2)
     np.testing.assert_array_equal(rows['labels'], [[-1, -1]])
     plain.write_text('7\tU1\tnull\tN1\tN4 N5\n8\tU1\tnull\tN4\n')
-    with self.assertRaisesRegex(ValueError, r'plain.tsv:2: expected 5 tab-separated columns'):
+    with self.assertRaisesRegex(ValueError, r'plain.tsv: line 2: expected 5 tab-separated columns'):
       data.read_impressions(plain, [], history_length=2)
 
 

@@ -81,12 +81,12 @@ class GraphTest(parameterized.TestCase):
     np.testing.assert_array_equal(made.tables['entity'], [[0, 0], [3, 3], [1, 1], [4, 4]])
 
   @parameterized.parameters(
-      ('entity2id.txt', '4\nQ1\tx\n', r'entity2id.txt:2: expected a name and an id'),
-      ('entity2id.txt', 'Q1\t0\n', r'entity2id.txt:1: expected the number of rows'),
-      ('triple2id.txt', '0\t2\n', r'triple2id.txt:1: expected ids of head, tail and relation'),
+      ('entity2id.txt', '4\nQ1\tx\n', r'entity2id.txt: line 2: expected a name and an id'),
+      ('entity2id.txt', 'Q1\t0\n', r'entity2id.txt: line 1: expected the number of rows'),
+      ('triple2id.txt', '0\t2\n', r'triple2id.txt: line 1: expected ids of head'),
       ('triple2id.txt', '0\t2\t7\n', r'relation 7: expected ids below 2'),
       ('entity2vecd100.vec', '1\t1\n', r'entity2vecd100.vec: expected a line of id 2'),
-      ('relation2vecd100.vec', 'a\tb\n', r'relation2vecd100.vec:1: expected floats'))
+      ('relation2vecd100.vec', 'a\tb\n', r'relation2vecd100.vec: line 1: expected floats'))
   def test_malformed_files(self, name, text, message):
     folder = self.write_official(**{name: text})
     with self.assertRaisesRegex(ValueError, message):

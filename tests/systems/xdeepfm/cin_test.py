@@ -140,6 +140,8 @@ class CINTest(parameterized.TestCase):
     with self.assertRaisesRegex(ConfigError, 'cin.layer_sizes: expected some sizes'):
       check_layers((), True, 'cin')
     check_layers((4, 5), True, 'cin')
+    with self.assertRaisesRegex(ConfigError, 'CIN.layer_sizes: expected even sizes'):
+      CIN((1, 3)).init(jax.random.key(0), jnp.ones((1, 2, 3)))
     check_layers((5, 4), False, 'cin')
 
 

@@ -4,13 +4,16 @@ import os
 import pathlib
 import tempfile
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
 from jaxlab import systems
 from jaxlab.config import ConfigError
-from jaxlab.data import builders, pipeline
+from jaxlab.data import builders, documents, pipeline
 from jaxlab.systems.xdeepfm import data, demo, formats, vocabulary
+from jaxlab.systems.xdeepfm import model as xdeepfm_model
 from tests import conftest
 
 assert conftest.FLAGS
@@ -63,7 +66,11 @@ class FormatsTest(parameterized.TestCase):
     self.assertEqual([row['label'] for row in first], [0, 1, 1])
     self.assertEqual(first[0]['tokens'][:3].tolist(), [formats.ABSENT, -1, 260])
     self.assertEqual(first[0]['tokens'][-1], 0xABCDEF01)
-    for path in (csv, challenge, lines):
+    lower = write(self.folder, 'd.csv', csv.read_text().replace(
+        ','.join(header), ','.join(header).lower()))
+    lower_lines = write(self.folder, 'e.jsonl', '\n'.join(
+        json.dumps({k.lower(): v for k, v in zip(header, row) if v}) for row in ROWS))
+    for path in (csv, challenge, lines, lower, lower_lines):
       assert_same(records(path), first)
     bare = write(self.folder, 'bare.tsv', ''.join('\t'.join(row[1:]) + '\n' for row in ROWS))
     self.assertEqual({row['label'] for row in records(bare, labelled=False)}, {-1})
@@ -233,11 +240,36 @@ class LoadTest(absltest.TestCase):
     np.testing.assert_array_equal(rows['values'][:2], [[.5, 2, 1], [1, 0, 0]])
     np.testing.assert_array_equal(rows['field'][:2], [[0, 0, 2], [1, -1, -1]])
     self.assertLen(np.unique(rows['group']), 2)
-    for text, message in (('1 1:9:1', 'feature 9: expected ids up to 5'),
-                          ('1 4:1:1', 'field 4: expected ids up to 3'),
-                          ('1 1:1:1 1:1:1 1:1:1 1:1:1', 'row 1: expected at most 3 pairs, got 4')):
+    for text, message in (
+        ('1 1:1:1\n1 1:9:1', 'more.txt: row 2: feature 9: expected ids up to 5'),
+        ('1 4:1:1', 'more.txt: row 1: field 4: expected ids up to 3'),
+        ('1 1:1:1 1:1:1 1:1:1 1:1:1', 'more.txt: row 1: expected at most 3 pairs, got 4'),
+        ('', 'more.txt: expected rows, got none'),
+        ('nan 1:1:1', "more.txt: line 1, column 1: expected a number as the label, got 'nan'"),
+        ('1 1:1:1e39', 'more.txt: line 1: expected finite values')):
       with self.assertRaisesRegex(ValueError, message):
         data.read_file('libffm', write(self.folder, 'more.txt', text), layout, encode)
+    with self.assertRaisesRegex(ConfigError, 'nowhere.txt: no such file'):
+      data.read_file('libffm', f'{self.folder}/nowhere.txt', layout, encode)
+
+  def test_a_model_of_univalent_rows_scores_others_as_they_are(self):
+    lines = ['1 1:1:1 2:3:1', '0 1:2:1 2:4:1'] * 30
+    path = write(self.folder, 'one.txt', '\n'.join(lines))
+    layout, _, encode = data.load(name='libffm', file=str(path))
+    self.assertEqual(layout, data.Layout(4, 2, 2, True))
+    model = xdeepfm_model.make_model({'name': 'fm', 'dim': 3}, 4, 2)
+    params = jax.tree.map(lambda x: jnp.sin(jnp.arange(1.0, x.size + 1).reshape(x.shape)),
+                          model.init(jax.random.key(0), np.zeros((1, 2), np.int32)))
+    table = params['params']['embedding']['table']['embedding']
+    linear = params['params']['linear']
+    weights, bias = linear['table']['weight'], linear['bias']
+    for share, text in ((1, '1 1:2:1 2:3:1'), (1, '1 2:3:1 1:2:1'), (0, '1 2:3:1'),
+                        (0.5, '1 1:2:0.5 2:3:1')):
+      rows = pipeline.columns(data.read_file(
+          'libffm', write(self.folder, 'more.txt', text), layout, encode))
+      logit = model.apply(params, *(rows.get(key) for key in ('ids', 'values', 'field')))
+      expected = bias + share * weights[1] + weights[2] + share * table[1] @ table[2]
+      np.testing.assert_allclose(logit, [expected], rtol=1e-5, err_msg=text)
 
 
 class DemoTest(absltest.TestCase):
@@ -247,7 +279,7 @@ class DemoTest(absltest.TestCase):
     with tempfile.TemporaryDirectory() as folder:
       path = pathlib.Path(folder) / 'demo.txt'
       demo.write(path, world, groups=5)
-      rows = [formats.libffm_row(where, text) for where, text in formats.lines(path)]
+      rows = [formats.libffm_row(where, text) for where, text in documents.read_lines(path)]
     np.testing.assert_array_equal([row['feature'] for row in rows], world.ids)
     np.testing.assert_array_equal([row['label'] for row in rows], world.label)
     self.assertEqual({row['group'] for row in rows}, set('01234'))

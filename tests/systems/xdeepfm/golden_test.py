@@ -9,6 +9,7 @@ import optax
 from absl.testing import absltest, parameterized
 
 from jaxlab.config import ConfigError
+from jaxlab.data import documents
 from jaxlab.nn.embedding import pool_fields
 from jaxlab.systems.xdeepfm import data, formats, model, task, vocabulary, weights
 from jaxlab.systems.xdeepfm.cin import CIN
@@ -105,7 +106,7 @@ class FullModelTest(absltest.TestCase):
     with tempfile.NamedTemporaryFile('w', suffix='.txt') as file:
       file.write(text)
       file.flush()
-      parsed = [formats.libffm_row(where, line) for where, line in formats.lines(file.name)]
+      parsed = [formats.libffm_row(where, line) for where, line in documents.read_lines(file.name)]
     self.assertEqual([formats.format_libffm(formats.libffm_row('', formats.format_libffm(row)))
                       for row in parsed], [formats.format_libffm(row) for row in parsed])
     columns = data.pad_pairs(

@@ -1,6 +1,7 @@
 """The Task of click prediction: devices, padding, penalties, rows, all models, errors."""
 import functools
 import pathlib
+import re
 import tempfile
 
 import chex
@@ -136,6 +137,10 @@ class ModelTest(parameterized.TestCase):
     self.assertFalse(np.any(dnn(params)['dnn']['out']['kernel']))
     self.assertFalse(np.any(dnn(later)['linear']['bias']))
     self.assertTrue(np.any(dnn(later)['dnn']['out']['kernel']))
+    every = ((re.compile('.*'), 0.1),)
+    penalty = jax.grad(lambda p: task.whole_penalty(p, every, every))(later)
+    self.assertEqual(penalty['fnn']['stage'], 0)
+    self.assertTrue(np.any(penalty['fnn']['dnn']['out']['kernel']))
 
   def test_cross_network_without_bias_gives_multiples_of_its_input(self):
     x = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
