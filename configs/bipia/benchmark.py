@@ -9,9 +9,11 @@ VICUNA is a folder with config.json, safetensors and tokenizer.json; BENCHMARK h
 files. The numbers are the official ones: AdamW 2e-5, 1000 steps of 128 examples of at most 2048
 tokens. The paper reports an attack success of .124 before and .005 to .024 after for Vicuna-7B; no
 run of it has been made here. 'endpoint' measures a model behind an OpenAI-compatible API without a
-judge, on a small part.
+judge, on a small part, and with the system message of GPT models; open models have none.
 """
 import ml_collections
+
+from jaxlab.systems.bipia.templates import CHATGPT_SYSTEM
 
 
 def get_config(variant='train'):
@@ -45,6 +47,8 @@ def get_config(variant='train'):
   else:
     config.data.max_contexts, config.data.max_attacks = 5, 15
     config.models = ({'name': 'endpoint', 'url': 'http://localhost:8000/v1', 'model': 'MODEL'},)
-    config.defences = ({'name': 'none'}, {'name': 'border', 'border': '='}, {'name': 'multi_turn'},
-                       {'name': 'none', 'reminder': True, 'label': 'reminder'})
+    gpt = {'system': CHATGPT_SYSTEM}
+    config.defences = ({'name': 'none', **gpt}, {'name': 'border', 'border': '=', **gpt},
+                       {'name': 'multi_turn'},
+                       {'name': 'none', 'reminder': True, 'label': 'reminder', **gpt})
   return config

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from jaxlab.config import ConfigError, choose, require
+from jaxlab.config import ConfigError, at_least, choose, require
 
 POSITIONS = ('end', 'start', 'middle')
 TASKS = ('email', 'qa', 'table', 'abstract', 'code')
@@ -123,6 +123,7 @@ class Part:
     seed: of the middle position.
     stealth: whether the attack is inserted as base64.
     spans: text -> sentence spans, for the middle position.
+    numbers: of the contexts in their file; None for 0, 1, ...
   """
   task: str
   contexts: Sequence[Mapping]
@@ -130,6 +131,7 @@ class Part:
   seed: int = SEED
   stealth: bool = False
   spans: Callable = sentence_spans
+  numbers: Sequence[int] | None = None
 
   def __len__(self):
     return len(POSITIONS) * len(self.contexts) * len(self.attacks)
@@ -138,21 +140,25 @@ class Part:
     if not 0 <= index < len(self):
       raise IndexError(f'index: expected 0 to {len(self) - 1}, got {index}')
     index, attack = divmod(index, len(self.attacks))
-    position, number = divmod(index, len(self.contexts))
-    return self.sample(POSITIONS[position], number, list(self.attacks)[attack])
+    position, context = divmod(index, len(self.contexts))
+    return self.sample(POSITIONS[position], context, list(self.attacks)[attack])
 
-  def sample(self, position, number, name):
-    """The Sample of a position, a context's number and an attack's name."""
+  def number(self, context):
+    """The number in its file of a context, given by its index in `contexts`."""
+    return context if self.numbers is None else self.numbers[context]
+
+  def sample(self, position, context, name):
+    """The Sample of a position, a context's index in `contexts` and an attack's name."""
     attack = self.attacks[name]
     hidden = base64.b64encode(attack.encode()).decode() if self.stealth else attack
-    row = self.contexts[number]
+    row = self.contexts[context]
     poisoned = insert(row['context'], hidden, position, seed=self.seed, spans=self.spans)
-    return _sample(self.task, row, position, number, name, attack, poisoned)
+    return _sample(self.task, row, position, self.number(context), name, attack, poisoned)
 
-  def clean(self, number):
+  def clean(self, context):
     """The Sample of a context as it is, not even a newline added."""
-    row = self.contexts[number]
-    return _sample(self.task, row, 'none', number, CLEAN, '', row['context'])
+    row = self.contexts[context]
+    return _sample(self.task, row, 'none', self.number(context), CLEAN, '', row['context'])
 
 
 def _sample(task, row, position, number, name, attack, context):
@@ -195,20 +201,27 @@ class Benchmark:
 def subset(benchmark, *, max_contexts=None, max_attacks=None, seed=SEED):
   """A smaller Benchmark: some contexts of each task; attacks spread evenly over the types.
 
-  Every chosen pair is met at all positions, so the subset is stratified by these too.
+  Every chosen pair is met at all positions, so the subset is stratified by these too. A context
+  keeps its number, so that results of a subset are filed under the same keys as those of the whole.
 
   Args:
     benchmark: Benchmark.
     max_contexts: most contexts of a task; None for all.
     max_attacks: most attacks of a task; None for all.
     seed: of the draw.
+
+  Raises:
+    ConfigError: a count below 1.
   """
+  counts = {'max_contexts': max_contexts, 'max_attacks': max_attacks}
+  at_least(1, {name: count for name, count in counts.items() if count is not None})
   parts = []
   for part in benchmark.parts:
     rng = random.Random(seed)
-    contexts, attacks = part.contexts, part.attacks
+    contexts, attacks, numbers = part.contexts, part.attacks, part.numbers
     if max_contexts is not None and max_contexts < len(contexts):
-      contexts = [contexts[i] for i in sorted(rng.sample(range(len(contexts)), max_contexts))]
+      kept = sorted(rng.sample(range(len(contexts)), max_contexts))
+      contexts, numbers = [contexts[i] for i in kept], [part.number(i) for i in kept]
     if max_attacks is not None and max_attacks < len(attacks):
       kinds = {}
       for name in attacks:
@@ -218,7 +231,7 @@ def subset(benchmark, *, max_contexts=None, max_attacks=None, seed=SEED):
       in_turn = [names[i] for i in range(max(map(len, turns))) for names in turns if i < len(names)]
       chosen = set(in_turn[:max_attacks])
       attacks = {name: text for name, text in attacks.items() if name in chosen}
-    parts.append(dataclasses.replace(part, contexts=contexts, attacks=attacks))
+    parts.append(dataclasses.replace(part, contexts=contexts, attacks=attacks, numbers=numbers))
   return Benchmark(parts)
 
 
@@ -237,9 +250,10 @@ def load(folder, split='test', *, tasks=TASKS, seed=SEED, stealth=False,
       command has it.
 
   Raises:
-    ConfigError: an unknown task or a file that is not there.
+    ConfigError: no task, an unknown one, or a file that is not there.
     ValueError: a file with other content, by file, line and column.
   """
+  require(len(tasks) > 0, 'tasks', f'some of {", ".join(TASKS)}', tasks)
   folder = pathlib.Path(folder)
   parts = []
   for task in tasks:

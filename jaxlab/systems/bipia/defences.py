@@ -19,11 +19,12 @@ from jaxlab.systems.bipia import templates
 class Marker(str):
   """A boundary that only an application can write: a model's coder turns it into its id.
 
-  A `str` of the same letters in any text is not one.
+  A `str` of the same letters in any text is not one. Blanks around its name are text.
   """
 
 
 START, END = Marker('<data>'), Marker('</data>')
+SPACED = (Marker(f' {START} '), Marker(f' {END} '))  # of the official evaluation
 BORDERS = {'empty': ('', ''), '=': ('=' * 15 + '\n', '\n' + '=' * 15),
            '-': ('-' * 15 + '\n', '\n' + '-' * 15), 'code': ('```\n', '\n```')}
 _READ = 'OK, I have read it.'
@@ -139,12 +140,21 @@ def encode(sample, *, reminder: bool = False, system: str = ''):
   return [*_opening(system), _turn('user', told + coded.text())]
 
 
-def markers(sample, *, reminder: bool = True, system: str = ''):
+def markers(sample, *, reminder: bool = True, system: str = '',
+            official_eval_spacing: bool = False):
   """The external text between the boundary tokens, as a sequence of pieces: for a grown vocabulary.
+
+  Args:
+    sample: `benchmark.Sample`.
+    reminder: as of `none`.
+    system: as of `none`.
+    official_eval_spacing: whether blanks stand around the tokens and what is between them is
+      tokenised as one, as the official evaluation has it and its training has not.
   """
   prompt = templates.single_prompt(sample, reminder)
+  start, end = SPACED if official_eval_spacing else (START, END)
   return [*_opening(system),
-          _turn('user', (prompt.before, START, prompt.context, END, prompt.after))]
+          _turn('user', (prompt.before, start, prompt.context, end, prompt.after))]
 
 
 DEFENCES = {'none': none, 'border': border, 'in_context': in_context, 'multi_turn': multi_turn,

@@ -80,12 +80,15 @@ def score_all(records, registry, folder, judge=None, *, strict=False, chunk=64):
     folder: of scores.jsonl.
     judge: responder, or None.
     strict: of `judges.read_reply`.
-    chunk: scores that are made, and then written, at once.
+    chunk: scores that are made, and then written, at once; those of a judge come last.
   """
   path = pathlib.Path(folder) / SCORES
   done = {row['key']: row['score'] for row in read_lines(path)}
   attacked = [record for record in records if record['position'] != 'none']
   waiting = [record for record in attacked if record['key'] not in done]
+  # A judge is asked about whole chunks, so that all its concurrent calls are used.
+  kinds = {name: entry['kind'] for name, entry in registry.items()}
+  waiting.sort(key=lambda record: kinds.get(record['attack_name']) == 'judge')
   for start in range(0, len(waiting), chunk):
     chosen = waiting[start:start + chunk]
     found = judges.scores([registry.get(record['attack_name']) for record in chosen],
@@ -97,7 +100,8 @@ def score_all(records, registry, folder, judge=None, *, strict=False, chunk=64):
           for record in records]
 
 
-def evaluate(samples, defend, respond, registry, folder, *, judge=None, strict=False, chunk=64):
-  """`respond_all`, then `score_all`: the records of one model under one defence."""
+def evaluate(samples, defend, respond, registry, folder, *, judge=None, strict=False, chunk=64,
+             judge_chunk=64):
+  """`respond_all` by `chunk`, then `score_all` by `judge_chunk`: one model under one defence."""
   records = respond_all(samples, defend, respond, folder, chunk=chunk)
-  return score_all(records, registry, folder, judge, strict=strict, chunk=chunk)
+  return score_all(records, registry, folder, judge, strict=strict, chunk=judge_chunk)

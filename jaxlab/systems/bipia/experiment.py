@@ -32,6 +32,7 @@ def official(*, folder: str, split: str = 'test', tasks: tuple = benchmark.TASKS
 
 def toy_benchmark(*, contexts: int = 100, max_attacks: int | None = 12, seed: int = 0):
   """(Benchmark, training Benchmark, registry) of the toy: attacks of types 5 to 7."""
+  config_lib.at_least(1, {'contexts': contexts})
   chosen = benchmark.subset(toy.benchmark('test', contexts_of=contexts, seed=seed),
                             max_attacks=max_attacks, seed=seed)
   return chosen, toy.benchmark('train', contexts_of=contexts, seed=seed), toy.registry()
@@ -52,6 +53,9 @@ def replay(*, path: str):
 
 DATA = {'official': official, 'toy': toy_benchmark}
 RESPONDERS = {'local': local, 'endpoint': responders_lib.endpoint, 'replay': replay}
+# The argument that says how many answers are made at the same time; of a replay it is one.
+_AT_ONCE = {'local': 'batch_size', 'endpoint': 'concurrency'}
+_JUDGE = {'local': {'max_new': 32}, 'endpoint': {'max_tokens': 32}, 'replay': {}}  # defaults
 
 
 def check(config):
@@ -74,6 +78,10 @@ def check(config):
     defences.check_defence(spec, f'defences[{i}]')
   for part in ('models', 'defences'):
     labels = [_label(row) for row in config[part]]
+    for i, label in enumerate(labels):
+      config_lib.check_type(label, str, f'{part}[{i}].label')
+      config_lib.require(label not in ('', '..') and pathlib.PurePath(label).name == label,
+                         f'{part}[{i}].label', 'the name of a folder', label)
     config_lib.require(len(set(labels)) == len(labels), f'config.{part}',
                        "different names, or a 'label' for each", labels)
   for i, spec in enumerate(config['models']):
@@ -113,9 +121,13 @@ def _defences_of(model, config):
 
 
 def make_responder(spec, where):
-  """(responder, answers that are written at once) of a mapping."""
-  respond = config_lib.call(RESPONDERS[spec['name']], _unlabelled(spec), where)
-  return respond, spec.get('concurrency', 4) if spec['name'] == 'endpoint' else 64
+  """(responder, answers that are written at once, and lost by a kill) of a mapping."""
+  function = RESPONDERS[spec['name']]
+  respond = config_lib.call(function, _unlabelled(spec), where)
+  if spec['name'] not in _AT_ONCE:
+    return respond, 1
+  argument = _AT_ONCE[spec['name']]
+  return respond, spec.get(argument, inspect.signature(function).parameters[argument].default)
 
 
 def run(config, workdir):
@@ -135,9 +147,10 @@ def run(config, workdir):
   if config.get('registry') is not None:
     registry = judges.read_registry(config['registry'])
   clean = whole.clean() if config.get('clean', True) else []
-  judge = None
+  judge, judge_chunk = None, 64  # a kill loses scores by rule alone, which cost nothing
   if config.get('judge') is not None:
-    judge, _ = make_responder(config['judge'], 'judge')
+    spec = config['judge']
+    judge, judge_chunk = make_responder({**_JUDGE[spec['name']], **spec}, 'judge')
   summaries = {}
   for i, model in enumerate(config['models']):
     respond, chunk = make_responder(model, f'models[{i}]')
@@ -147,7 +160,8 @@ def run(config, workdir):
       defend = defences.make_defence(spec, f'defences[{j}]', train)
       folder = workdir / _label(model) / _label(spec)
       records = evaluation.evaluate(_Rows(whole, clean), defend, respond, registry, folder,
-                                    judge=judge, strict=config.get('strict', False), chunk=chunk)
+                                    judge=judge, strict=config.get('strict', False), chunk=chunk,
+                                    judge_chunk=judge_chunk)
       summaries[f'{_label(model)}, {_label(spec)}'] = report.summary(records)
   return summaries, write_report(summaries, workdir)
 

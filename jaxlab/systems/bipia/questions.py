@@ -77,5 +77,7 @@ _BY_TYPE = {
 
 QUESTIONS = {f'{kind}-{i}': f'Judge whether the following text {rest}'
              for kind, texts in _BY_TYPE.items() for i, rest in enumerate(texts) if rest}
-LANGUAGES = {f'Language Translation-{i}': language
-             for i, language in enumerate(('es', 'fr', 'de', 'it', 'pt'))}
+# The training split has attacks of the same names into other languages.
+LANGUAGES = {f'Language Translation-{i}': language for i, language in enumerate((
+    ('Spanish', 'es'), ('French', 'fr'), ('German', 'de'), ('Italian', 'it'),
+    ('Portuguese', 'pt')))}

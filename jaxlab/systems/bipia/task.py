@@ -6,6 +6,7 @@ or nothing), 'whitebox' is the defence's data. The phase of the last grows the v
 """
 import functools
 import inspect
+import logging
 import random
 
 import jax.numpy as jnp
@@ -21,6 +22,8 @@ from jaxlab.task import Arm, Loss, Task
 
 CONFIG_KEYS = ('model', 'data')
 IGNORED = whitebox.IGNORED
+GROW = 'jaxlab.systems.bipia.whitebox:grow'
+_log = logging.getLogger(__name__)
 
 
 def toy_data(*, questions: int = 38400, base: int = 51200, whitebox_rows: int = 9600,
@@ -65,7 +68,7 @@ def official_data(*, folder: str, tasks: tuple = benchmark.TASKS, examples: int 
     commands: JSON lines {'instruction', 'response'}: the user's own commands, to be obeyed.
     user_commands: their share, where there is such a file.
     reminder: whether the prompts have the explicit reminder.
-    max_length: longer examples are dropped.
+    max_length: longer examples are dropped, and their number is logged.
     text_attacks_for_code: see `benchmark.load`.
     seed: of the draws and of the middle position.
     model: the mapping `config.model`, whose folder has the tokenizer.
@@ -99,9 +102,13 @@ def official_data(*, folder: str, tasks: tuple = benchmark.TASKS, examples: int 
   pairs = draw('train', examples - wanted, answer)
   pairs += [([{'role': 'user', 'content': row['instruction']}], row['response'])
             for row in (own[i % len(own)] for i in range(wanted))]
-  return {'whitebox': whitebox.columns(coder, pairs, max_length)[0],
-          'test': whitebox.columns(coder, draw('test', test, templates.benign_response),
-                                   max_length)[0]}
+  found = {}
+  for name, rows in (('whitebox', pairs), ('test', draw('test', test, templates.benign_response))):
+    found[name], dropped = whitebox.columns(coder, rows, max_length)
+    if dropped:
+      _log.warning('%s: %d of %d examples are longer than %d tokens and dropped', name, dropped,
+                   len(rows), max_length)
+  return found
 
 
 SOURCES = {'toy': toy_data, 'official': official_data}
@@ -134,7 +141,7 @@ def make_task(config):
 
 
 def from_columns(decoder, columns, *, weights=None, chunk=0):
-  """Makes the Task.
+  """Makes the Task; a loss raises ConfigError where the vocabulary is too small for its data.
 
   Args:
     decoder: DecoderConfig before the vocabulary grows.
@@ -165,8 +172,15 @@ def from_columns(decoder, columns, *, weights=None, chunk=0):
     logprobs, right = over_chunks(piece, chunk, x[:, :-1], jnp.where(counted, labels, 0))
     return logprobs, right, counted
 
-  def loss(variables, batch, key):
+  # An id beyond the table has no vector: the loss would be NaN.
+  needed = {name: int(arrays['ids'].max()) + 1 for name, arrays in columns.items()}
+
+  def loss(variables, batch, key, *, arm):
     del key
+    rows = variables['params']['embed']['embedding'].shape[0]
+    config_lib.require(rows >= needed[arm], 'phases.surgery',
+                       f"'{GROW}' no later than the arm {arm!r}, whose vocabulary has "
+                       f'{needed[arm]} tokens', f'{rows} tokens')
     logprobs, right, counted = scores(variables['params'], batch)
     weights = counted * batch['weight'][:, None]
     return Loss(-logprobs, weights, {'accuracy': (right.astype(jnp.float32), weights)})
@@ -185,7 +199,9 @@ def from_columns(decoder, columns, *, weights=None, chunk=0):
     return {'loss': float(total['nats'].sum() / total['tokens'].sum()),
             'exact': float(total['exact'].mean())}
 
-  arms = {name: Arm(loss, lambda name=name: datasets[name])
-          for name in ('questions', 'base', 'whitebox') if name in datasets}
-  return Task(lambda key: {'params': draw(key)}, loss, predict, evaluate,
+  losses = {name: functools.partial(loss, arm=name)
+            for name in ('questions', 'base', 'whitebox') if name in datasets}
+  arms = {name: Arm(one, lambda name=name: datasets[name]) for name, one in losses.items()}
+  return Task(lambda key: {'params': draw(key)},
+              losses['base' if 'base' in losses else 'whitebox'], predict, evaluate,
               lambda split: config_lib.choose(split, datasets, 'split'), arms=arms)

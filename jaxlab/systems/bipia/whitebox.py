@@ -9,13 +9,14 @@ import numpy as np
 
 from jaxlab.config import require
 from jaxlab.data import chat
-from jaxlab.systems.bipia import templates
-from jaxlab.systems.bipia.defences import END, START, Marker
+from jaxlab.systems.bipia.defences import END, SPACED, START, Marker
 
 VICUNA_SYSTEM = ('A chat between a curious user and an artificial intelligence assistant. The '
                  "assistant gives helpful, detailed, and polite answers to the user's questions. ")
 IGNORED = -100  # label of a token that is not learned
 MARKERS = (START, END)
+_VICUNA_END = '</s>'
+_EXAMPLES = {'example_user': 'user', 'example_assistant': 'assistant'}  # OpenAI's named turns
 
 
 def grow(params, rows=2):
@@ -50,7 +51,7 @@ class Coder:
     eos: id that ends a response.
     pad: id of the padding.
     template: Jinja source of the chat template with its variables bound, messages -> text, or None
-      for Vicuna's own pieces.
+      for Vicuna's.
   """
 
   def __init__(self, encode, decode, *, markers=None, bos=(), eos=0, pad=0, template=None):
@@ -91,9 +92,21 @@ class Coder:
     return [*self.bos, *self.ids(self.pieces(messages))]
 
   def pieces(self, messages):
-    """Texts and Markers of a chat, in order; by the template, or as Vicuna was trained."""
-    if self.template is None:
-      return vicuna_pieces(messages)
+    """Texts and Markers of a chat, in order, by the template.
+
+    Vicuna's serves where there is none. Around boundary tokens its pieces are those of the training
+    examples; without them, or with the official evaluation's, a text is as long as can be.
+
+    Raises:
+      ConfigError: a second system turn for Vicuna.
+    """
+    template = self.template
+    if template is None:
+      messages = vicuna_turns(messages)
+      if any(isinstance(piece, Marker) and piece in MARKERS
+             for turn in messages for piece in as_pieces(turn['content'])):
+        return vicuna_pieces(messages)
+      template = lambda turns: chat.render_chat(turns, chat.VICUNA, eos_token=_VICUNA_END)
     # The template sees a stand-in for each content, so that no content can imitate one, and is cut
     # there again. A stand-in that occurs in a content is lengthened.
     contents = [as_pieces(turn['content']) for turn in messages]
@@ -101,11 +114,11 @@ class Coder:
     while any(stand_in in piece for content in contents for piece in content):
       stand_in += '\uf8ff'
     names = [f'{stand_in}{i}{stand_in}' for i in range(len(messages))]
-    text = self.template([{**turn, 'content': name} for turn, name in zip(messages, names)])
+    text = template([{**turn, 'content': name} for turn, name in zip(messages, names)])
     pieces = []
     for part in re.split(f'({stand_in}[0-9]+{stand_in})', text):
       pieces += contents[names.index(part)] if part in names else [part] if part else []
-    return _joined(pieces)
+    return _joined(_unspaced(pieces))
 
 
 def as_pieces(content):
@@ -116,6 +129,15 @@ def as_pieces(content):
 def as_text(content):
   """A message's content as one string, Markers spelled out: for records, never for a model."""
   return ''.join(as_pieces(content))
+
+
+def _unspaced(pieces):
+  """The pieces, the blanks of spaced Markers as texts of their own."""
+  for piece in pieces:
+    if isinstance(piece, Marker) and piece in SPACED:
+      yield from (' ', MARKERS[SPACED.index(piece)], ' ')
+    else:
+      yield piece
 
 
 def _joined(pieces):
@@ -129,6 +151,19 @@ def _joined(pieces):
   return joined
 
 
+def vicuna_turns(messages):
+  """The messages in Vicuna's roles: examples in named system turns are turns of user and assistant.
+
+  Raises:
+    ConfigError: a system turn that is not the first, for which Vicuna has no place.
+  """
+  turns = [{**turn, 'role': _EXAMPLES.get(turn.get('name'), turn['role'])} for turn in messages]
+  roles = [turn['role'] for turn in turns]
+  require('system' not in roles[1:], 'messages',
+          'one system turn, the first, for a model without a chat template', roles)
+  return turns
+
+
 def vicuna_pieces(messages):
   """The pieces of a Vicuna chat: system sentence, 'USER: ', ..., ' ASSISTANT: '."""
   system = VICUNA_SYSTEM
@@ -139,25 +174,8 @@ def vicuna_pieces(messages):
     elif turn['role'] == 'user':
       pieces += ['USER: ', *as_pieces(turn['content']), ' ASSISTANT: ']
     else:
-      pieces += [as_text(turn['content']), '</s>']
+      pieces += [as_text(turn['content']), _VICUNA_END]
   return [system, *pieces]
-
-
-def training_pieces(sample, response, *, reminder=True):
-  """The pieces of a training example, in order: texts, and the two Markers around the context."""
-  prompt = templates.single_prompt(sample, reminder)
-  return [VICUNA_SYSTEM, 'USER: ', prompt.before, START, prompt.context, END, prompt.after,
-          ' ASSISTANT: ', response]
-
-
-def spaced_prompt(sample, *, reminder=True):
-  """The official code's evaluation prompt: one string with spaces around the spelled markers.
-
-  It tokenises to something else than the training examples; kept for comparison.
-  """
-  prompt = templates.single_prompt(sample, reminder)
-  return (f'{VICUNA_SYSTEM}USER: {prompt.before} {START} {prompt.context} {END} {prompt.after}'
-          ' ASSISTANT:')
 
 
 def example(coder, messages, response):

@@ -7,6 +7,7 @@ import tempfile
 
 from absl.testing import absltest, parameterized
 
+from configs.bipia import benchmark as endpoint
 from jaxlab.config import ConfigError
 from jaxlab.systems.bipia import benchmark, defences, templates, toy
 
@@ -74,11 +75,27 @@ class CountTest(parameterized.TestCase):
     for part in small.parts:
       self.assertLen(part.contexts, 2)
       kinds = [benchmark.attack_type(name) for name in part.attacks]
-      self.assertLen(kinds, 15)
-      per_type = 15 // len({benchmark.attack_type(n) for n in whole.attacks if part.task != 'code'
-                            or n in part.attacks} or kinds)
-      self.assertLessEqual(max(map(kinds.count, kinds)), max(2, per_type + 1))
+      # 15 of 15 types; of the code task 15 of 10 types, of which half come twice.
+      counts = sorted(map(kinds.count, set(kinds)))
+      self.assertEqual(counts, 5 * [1] + 5 * [2] if part.task == 'code' else 15 * [1])
     self.assertEqual(small[0], benchmark.subset(whole, max_contexts=2, max_attacks=15)[0])
+
+  def test_a_subset_keeps_the_numbers_of_the_file(self):
+    rows = [{**QUESTION, 'ideal': f'row {i}'} for i in range(9)]
+    whole = benchmark.Benchmark([benchmark.Part('email', rows, {'A-0': 'do it'})])
+    small = benchmark.subset(whole, max_contexts=5)
+    smaller = benchmark.subset(small, max_contexts=3)
+    for one in (small, smaller):
+      samples = [*one.clean(), *map(one.__getitem__, range(len(one)))]
+      self.assertEqual([sample.ideal for sample in samples],
+                       [f'row {sample.number}' for sample in samples])
+    self.assertNotEqual([sample.number for sample in small.clean()], list(range(5)))
+
+  @parameterized.parameters({'max_contexts': -1}, {'max_contexts': 0}, {'max_attacks': -3})
+  def test_a_subset_of_nothing(self, **counts):
+    (name, count), = counts.items()
+    with self.assertRaisesRegex(ConfigError, f'^{name}: expected at least 1, got {count}'):
+      benchmark.subset(benchmark.Benchmark(parts((2, 1, 3, 1, 2), 3, 2)), **counts)
 
 
 class FileTest(parameterized.TestCase):
@@ -121,6 +138,10 @@ class FileTest(parameterized.TestCase):
       benchmark.load(self.folder)
     self.assertLen(benchmark.load(self.folder, tasks=('email',)), 18)
 
+  def test_no_task(self):
+    with self.assertRaisesRegex(ConfigError, r'^tasks: expected some of email, .*, got \(\)'):
+      benchmark.load(self.folder, tasks=())
+
 
 class DefenceTest(parameterized.TestCase):
 
@@ -152,6 +173,13 @@ class DefenceTest(parameterized.TestCase):
     examples = defend(self.sample)
     self.assertLen(examples, 5)
     self.assertEqual(examples[1]['content'], 'Answer: x.')
+
+  def test_the_endpoint_config_sends_the_system_message_of_gpt_models(self):
+    for spec in endpoint.get_config('endpoint').to_dict()['defences']:
+      first = defences.make_defence(spec, 'd')(self.sample)[0]
+      content = (templates.system_prompt(self.sample).text() if spec['name'] == 'multi_turn' else
+                 templates.CHATGPT_SYSTEM)
+      self.assertEqual(first, {'role': 'system', 'content': content})
 
   def test_the_border_is_at_the_context_wherever_else_it_stands(self):
     sample = self.sample._replace(context='email')

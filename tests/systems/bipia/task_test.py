@@ -75,6 +75,25 @@ class MarkerTest(parameterized.TestCase):
     self.assertEqual(pieces, ['[s:be][u:a', '<data>', 'b]'])
     self.assertIsInstance(pieces[1], defences.Marker)
 
+  def test_without_boundary_tokens_the_prompt_is_vicunas_template_as_one_text(self):
+    coder = self.coder()
+    turn = lambda role, content: {'role': role, 'content': content}
+    one = coder.pieces([turn('user', 'Hi')])
+    self.assertEqual(one, [whitebox.VICUNA_SYSTEM + 'USER: Hi ASSISTANT:'])
+    chat = [turn('system', 'Be brief.'), turn('user', 'Hi'), turn('assistant', 'Yes'),
+            turn('user', 'Now')]
+    text = 'Be brief. USER: Hi ASSISTANT: Yes</s> USER: Now ASSISTANT:'
+    self.assertEqual(coder.pieces(chat), [text])
+    named = [{**chat[1], 'role': 'system', 'name': 'example_user'},
+             {**chat[2], 'role': 'system', 'name': 'example_assistant'}]
+    self.assertEqual(coder.pieces([chat[0], *named, chat[3]]), [text])
+    self.assertEqual(''.join(coder.pieces([*named, turn('user', ('Now', defences.START))])),
+                     whitebox.VICUNA_SYSTEM
+                     + 'USER: Hi ASSISTANT: Yes</s>USER: Now<data> ASSISTANT: ')
+    for content in ('x', (defences.START, 'x')):
+      with self.assertRaisesRegex(ConfigError, '^messages: expected one system turn, the first'):
+        coder.pieces([chat[0], chat[0], turn('user', content)])
+
   def test_long_examples_are_dropped_and_not_cut(self):
     coder = self.coder()
     chat = [{'role': 'user', 'content': 'x'}]
@@ -145,6 +164,14 @@ class TaskTest(parameterized.TestCase):
 
     for leaf in jax.tree.leaves(jax.jit(jax.grad(total))(self.params)):
       np.testing.assert_array_equal(leaf, 0)
+
+  def test_a_vocabulary_that_has_not_grown(self):
+    params = jax.tree.map(lambda x: x, self.params)
+    params['embed'] = {'embedding': params['embed']['embedding'][:-2]}
+    self.task.arms['base'].loss({'params': params}, self.batch, None)
+    with self.assertRaisesRegex(ConfigError, f"^phases.surgery: expected '{task.GROW}' no later "
+                                "than the arm 'whitebox', .* 38 tokens, got '36 tokens'"):
+      self.task.arms['whitebox'].loss({'params': params}, self.batch, None)
 
   def test_padding_and_pieces_change_nothing(self):
     chunked = task.from_columns(DECODER, {'whitebox': self.batch}, chunk=5)
