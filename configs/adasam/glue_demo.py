@@ -13,6 +13,8 @@ import ml_collections
 
 def get_config(variant='demo'):
   """Returns the experiment; `variant` is 'demo' or 'sms'."""
+  if variant not in ('demo', 'sms'):
+    raise ValueError(f"variant: expected 'demo' or 'sms', got {variant!r}")
   config = ml_collections.ConfigDict()
   config.task = 'text_classification'
   config.seed = 0

@@ -18,6 +18,8 @@ TASKS = {'cola': (1e-5, 32, 2668, 160), 'mrpc': (1e-5, 32, 1148, 68), 'rte': (2e
 
 def get_config(variant='rte'):
   """Returns the experiment; `variant` is 'cola', 'mrpc', 'rte', 'sst2' or 'stsb'."""
+  if variant not in TASKS:
+    raise ValueError(f"variant: expected one of {', '.join(TASKS)}, got {variant!r}")
   rate, batch, steps, warmup = TASKS[variant]
   config = ml_collections.ConfigDict()
   config.task = 'text_classification'

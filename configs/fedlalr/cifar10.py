@@ -19,6 +19,8 @@ import ml_collections
 
 def get_config(variant='cifar10'):
   """Returns the experiment; `variant` is one of 'cifar10', 'cifar100', 'demo'."""
+  if variant not in ('cifar10', 'cifar100', 'demo'):
+    raise ValueError(f"variant: expected 'cifar10', 'cifar100' or 'demo', got {variant!r}")
   demo = variant == 'demo'
   config = ml_collections.ConfigDict()
   config.task = 'classification'

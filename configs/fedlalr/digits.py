@@ -33,6 +33,8 @@ def _arm(name, *grid):
 
 def get_config(variant='fedlalr'):
   """Returns the experiment; `variant` is one of 'fedlalr', 'fedavg', 'fedadam', 'iid'."""
+  if variant not in (*ALGORITHMS, 'iid'):
+    raise ValueError(f"variant: expected one of {', '.join(ALGORITHMS)}, iid, got {variant!r}")
   algorithm, optimizer = ALGORITHMS['fedlalr' if variant == 'iid' else variant]
   config = ml_collections.ConfigDict()
   config.task = 'classification'

@@ -19,6 +19,8 @@ import ml_collections
 
 def get_config(variant='shakespeare'):
   """Returns the experiment; `variant` is 'shakespeare' or 'demo'."""
+  if variant not in ('shakespeare', 'demo'):
+    raise ValueError(f"variant: expected 'shakespeare' or 'demo', got {variant!r}")
   demo = variant == 'demo'
   config = ml_collections.ConfigDict()
   config.task = 'next_token'

@@ -13,6 +13,8 @@ from jaxlab.federated.client import client_update, difference, full_gradient, op
 from jaxlab.federated.drift import feddyn, mime, mimelite, scaffold
 from jaxlab.federated.local_adaptive import fedlada, fedlalr
 from jaxlab.federated.types import Algorithm
+from jaxlab.optim.factory import OUTER_KEYS
+from jaxlab.optim.hyperparameters import check_range
 from jaxlab.train.step import act_once
 
 
@@ -90,10 +92,17 @@ def fedopt(gradient, client_optimizer, server_optimizer, *, weighting='examples'
                    weighting)
 
 
+def _rate(server_learning_rate):
+  """A server's learning rate, once it is known to be possible."""
+  check_range('learning_rate', server_learning_rate, 'server_learning_rate')
+  return server_learning_rate
+
+
 def fedavg(gradient, client_optimizer, *, server_learning_rate: float = 1.0,
            weighting: Literal['examples', 'uniform'] = 'examples'):
   """FedAvg (arXiv 1602.05629): x += server_learning_rate * mean of (client - server)."""
-  return fedopt(gradient, client_optimizer, optax.sgd(server_learning_rate), weighting=weighting)
+  server = optax.sgd(_rate(server_learning_rate))
+  return fedopt(gradient, client_optimizer, server, weighting=weighting)
 
 
 def fedadam(gradient, client_optimizer, *, server_learning_rate: float, b1: float = 0.9,
@@ -101,14 +110,15 @@ def fedadam(gradient, client_optimizer, *, server_learning_rate: float, b1: floa
             weighting: Literal['examples', 'uniform'] = 'examples'):
   """FedAdam (arXiv 2003.00295): Adam-like server moments, no bias correction, v from tau^2."""
   server = optax.chain(
-      optim.scale_by_fedopt('adam', b1=b1, b2=b2, tau=tau), optax.scale(-server_learning_rate))
+      optim.scale_by_fedopt('adam', b1=b1, b2=b2, tau=tau),
+      optax.scale(-_rate(server_learning_rate)))
   return fedopt(gradient, client_optimizer, server, weighting=weighting)
 
 
 def fedavgm(gradient, client_optimizer, *, server_learning_rate: float = 1.0, momentum: float = 0.9,
             weighting: Literal['examples', 'uniform'] = 'examples'):
   """FedAvgM (arXiv 1909.06335): m = momentum * m + Delta, x += server_learning_rate * m."""
-  server = optax.sgd(server_learning_rate, momentum=momentum)
+  server = optax.sgd(_rate(server_learning_rate), momentum=momentum)
   return fedopt(gradient, client_optimizer, server, weighting=weighting)
 
 
@@ -116,7 +126,7 @@ def fedadagrad(gradient, client_optimizer, *, server_learning_rate: float, tau: 
                weighting: Literal['examples', 'uniform'] = 'examples'):
   """FedAdagrad (arXiv 2003.00295): v += Delta^2, without momentum as in the paper's runs."""
   server = optax.chain(
-      optim.scale_by_fedopt('adagrad', b1=0.0, tau=tau), optax.scale(-server_learning_rate))
+      optim.scale_by_fedopt('adagrad', b1=0.0, tau=tau), optax.scale(-_rate(server_learning_rate)))
   return fedopt(gradient, client_optimizer, server, weighting=weighting)
 
 
@@ -125,7 +135,8 @@ def fedyogi(gradient, client_optimizer, *, server_learning_rate: float, b1: floa
             weighting: Literal['examples', 'uniform'] = 'examples'):
   """FedYogi (arXiv 2003.00295): v -= (1 - b2) Delta^2 sign(v - Delta^2)."""
   server = optax.chain(
-      optim.scale_by_fedopt('yogi', b1=b1, b2=b2, tau=tau), optax.scale(-server_learning_rate))
+      optim.scale_by_fedopt('yogi', b1=b1, b2=b2, tau=tau),
+      optax.scale(-_rate(server_learning_rate)))
   return fedopt(gradient, client_optimizer, server, weighting=weighting)
 
 
@@ -139,7 +150,7 @@ def fedams(gradient, client_optimizer, *, server_learning_rate: float, b1: float
   """
   server = optax.chain(
       optim.scale_by_fedams(b1=b1, b2=b2, tau=tau, option=option),
-      optax.scale(-server_learning_rate))
+      optax.scale(-_rate(server_learning_rate)))
   return fedopt(gradient, client_optimizer, server, weighting=weighting)
 
 
@@ -155,15 +166,16 @@ def fedprox(gradient, client_optimizer, *, mu: float = 0.01, server_learning_rat
     weighting: 'examples' or 'uniform'.
   """
   config_lib.require(mu >= 0, 'mu', 'at least 0', mu)
-  return fedopt(gradient, client_optimizer, optax.sgd(server_learning_rate), weighting=weighting,
-                proximal=mu)
+  server = optax.sgd(_rate(server_learning_rate))
+  return fedopt(gradient, client_optimizer, server, weighting=weighting, proximal=mu)
 
 
 def server_descent(gradient, server_optimizer, *, weighting='examples'):
   """FedSGD (arXiv 1602.05629) whose server steps by any optimizer.
 
-  Each client sends its full-batch gradient. With weights by examples and whole passes over the data
-  the server sees the gradient of the pooled loss.
+  Each client sends its full-batch gradient, which takes whole passes over its data: with a fixed
+  number of local steps a config is refused. With weights by examples the server sees the gradient
+  of the pooled loss.
 
   Args:
     gradient: (params, batch, key) -> (gradient, {metric: (sum, weight)}).
@@ -186,16 +198,17 @@ def server_descent(gradient, server_optimizer, *, weighting='examples'):
     del aux, participants, key
     return server_step(state, aggregate, server_optimizer)
 
-  return Algorithm(init, broadcast, client, server, weighting)
+  return Algorithm(init, broadcast, client, server, weighting, needs_full_gradient=True)
 
 
 def fedsgd(gradient, *, server_learning_rate: float,
            weighting: Literal['examples', 'uniform'] = 'examples'):
   """FedSGD (arXiv 1602.05629): each client sends its full-batch gradient, the server steps.
 
-  With weights by examples and whole passes over the data it is gradient descent on the pooled loss.
+  With weights by examples it is gradient descent on the pooled loss. A round must be whole passes
+  over the data, see `full_gradient`.
   """
-  return server_descent(gradient, optax.sgd(server_learning_rate), weighting=weighting)
+  return server_descent(gradient, optax.sgd(_rate(server_learning_rate)), weighting=weighting)
 
 
 ALGORITHMS = {
@@ -241,6 +254,7 @@ def _client_optimizer(algorithm, config):
   if needed:
     config_lib.require(config.get('name') == needed, 'federated.client_optimizer.name',
                        f'{needed!r} under the algorithm {algorithm}', config.get('name'))
-    config_lib.require(not {'clip_norm', 'groups'} & set(config), 'federated.client_optimizer',
-                       f'no clip_norm or groups under the algorithm {algorithm}', dict(config))
+    config_lib.require(
+        not set(OUTER_KEYS) & set(config), 'federated.client_optimizer',
+        f'none of {", ".join(OUTER_KEYS)} under the algorithm {algorithm}', dict(config))
   return optim.make_optimizer(config, 'federated.client_optimizer')

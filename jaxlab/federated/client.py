@@ -65,13 +65,18 @@ def client_update(init, step, final):
 
 
 def full_gradient(gradient, params, data, key):
-  """The mean gradient over all rows that the client visits, and their weight.
+  """The mean gradient over all rows that the client visits in a round, and their weight.
+
+  The client's full gradient, if the round is whole passes over its data: a fixed number of local
+  steps may leave rows out, or visit some more often, and so may passes that drop the remainder. An
+  Algorithm that calls this sets `needs_full_gradient`, under which a config with `local_steps` or
+  `drop_remainder` is refused.
 
   Args:
     gradient: (params, batch, key) -> (gradient of the mean, {metric: (sum, weight)}); its weight is
       that of 'loss'.
     params: where.
-    data: ClientData. With whole passes over the data every row counts alike.
+    data: ClientData of whole passes, in which every row counts alike.
     key: PRNG key.
 
   Returns:

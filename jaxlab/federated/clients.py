@@ -10,21 +10,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-_SAMPLING, _SHUFFLING = 1, 2  # streams of randomness
+_SHUFFLING = 2  # a stream of randomness, beside that of sampling
 
 
 class LocalWork(NamedTuple):
   """How much a client does in a round.
 
   Attributes:
-    batch_size: examples a step.
-    epochs: passes over the client's own data, each reshuffled; the last partial batch of a pass is
-      kept.
+    batch_size: examples a step; those of the largest client or more make every step a full batch.
+    epochs: passes over the client's own data, each reshuffled.
     steps: if positive, exactly so many steps instead, cycling through reshuffled data.
+    drop_remainder: leaves out the last batch of a pass where it is not full, and so clients with
+      less than a batch.
   """
   batch_size: int
   epochs: int = 1
   steps: int = 0
+  drop_remainder: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,12 +63,6 @@ class Clients:
     return self.rows[self.offsets[client]:self.offsets[client + 1]]
 
 
-def sample_uniform(num_clients, cohort_size, seed, round_number):
-  """Ids of `cohort_size` distinct clients, uniform without replacement: int64 [cohort_size]."""
-  rng = np.random.default_rng([seed, _SAMPLING, round_number])
-  return np.sort(rng.choice(num_clients, cohort_size, replace=False))
-
-
 def local_batches(rows, work, seed, round_number, client):
   """The batches of one client in one round.
 
@@ -79,20 +75,21 @@ def local_batches(rows, work, seed, round_number, client):
 
   Returns:
     int32 [S, batch_size] row numbers, -1 padding at the ends of passes; S = 0 for a client without
-    rows.
+    rows, or with less than a batch where partial ones are dropped.
   """
   size = work.batch_size
-  if not len(rows):
+  per_pass = _batches(len(rows), work)
+  if not per_pass:
     return np.full((0, size), -1, np.int32)
   entropy = [seed, _SHUFFLING, round_number, client]
   if max(entropy) < 2**32:  # the same numbers, sooner
     entropy = np.array(entropy, np.uint32)
   rng = np.random.default_rng(entropy)
-  per_pass = -(-len(rows) // size)
+  taken = min(len(rows), per_pass * size)
   passes = -(-work.steps // per_pass) if work.steps else work.epochs
   batches = np.full((passes, per_pass * size), -1, np.int32)
   for one in batches:
-    one[:len(rows)] = rng.permutation(rows)
+    one[:taken] = rng.permutation(rows)[:taken]
   batches = batches.reshape(-1, size)
   return batches[:work.steps] if work.steps else batches
 
@@ -113,21 +110,26 @@ class HostCohort(NamedTuple):
   Attributes:
     ids: int32 [D, M], -1 for a padding client.
     index: int32 [D, M, S, B] row numbers, -1 for padding.
-    weights: float32 [D, M], 0 for a padding client and for one without rows.
+    weights: float32 [D, M], 0 for a padding client and for one without steps.
   """
   ids: np.ndarray
   index: np.ndarray
   weights: np.ndarray
 
 
+def _batches(size, work):
+  """Batches of a pass over so many rows."""
+  return size // work.batch_size if work.drop_remainder else -(-size // work.batch_size)
+
+
 def num_steps(sizes, work):
   """Local steps of clients with these numbers of rows: int64, shaped like `sizes`."""
-  sizes = np.asarray(sizes)
-  return np.where(sizes > 0, work.steps or work.epochs * -(-sizes // work.batch_size), 0)
+  batches = _batches(np.asarray(sizes), work)
+  return np.where(batches > 0, work.steps or work.epochs * batches, 0)
 
 
 def make_cohort(clients, ids, work, seed, round_number, *, weighting, num_devices=1, devices=None,
-                chunk=1, steps=None):
+                chunk=1, steps=None, slots=None, times=None):
   """Builds the padded arrays of a round.
 
   Clients are dealt to the devices like cards, the longest first, so that devices have equal work
@@ -140,21 +142,28 @@ def make_cohort(clients, ids, work, seed, round_number, *, weighting, num_device
     work: LocalWork.
     seed: of the run.
     round_number: the round.
-    weighting: 'examples' or 'uniform'.
+    weighting: 'examples', 'uniform', or weights by client [C].
     num_devices: devices of all processes.
     devices: positions of the devices to build, all by default.
     chunk: clients vmapped together; each device gets a multiple of it.
     steps: S, at least the longest client's; by default that, rounded up by `padded_steps`.
+    slots: M, a multiple of `chunk` with room for the clients; by default as few as have.
+    times: [len(ids)] how often each client counts; once by default.
 
   Returns:
     HostCohort of the asked devices.
   """
-  ids = np.asarray(ids)
+  ids = np.asarray(ids, np.int64)
   sizes = clients.sizes[ids]
   lengths = num_steps(sizes, work)
   steps = steps or padded_steps(max(1, lengths.max(initial=0)))
   devices = range(num_devices) if devices is None else devices
-  slots = -(-len(ids) // (num_devices * chunk)) * chunk
+  slots = slots or max(1, -(-len(ids) // (num_devices * chunk))) * chunk
+  if isinstance(weighting, str):
+    weights = {'examples': sizes, 'uniform': np.ones(len(ids))}[weighting]
+  else:
+    weights = np.asarray(weighting)[ids]
+  weights = np.where(lengths > 0, weights, 0) * (1 if times is None else times)
   cohort = HostCohort(ids=np.full((len(devices), slots), -1, np.int32),
                       index=np.full((len(devices), slots, steps, work.batch_size), -1, np.int32),
                       weights=np.zeros((len(devices), slots), np.float32))
@@ -164,7 +173,7 @@ def make_cohort(clients, ids, work, seed, round_number, *, weighting, num_device
       cohort.ids[position, slot] = ids[i]
       cohort.index[position, slot, :lengths[i]] = local_batches(
           clients.of(ids[i]), work, seed, round_number, int(ids[i]))
-      cohort.weights[position, slot] = sizes[i] if weighting == 'examples' else sizes[i] > 0
+      cohort.weights[position, slot] = weights[i]
   return cohort
 
 

@@ -6,8 +6,10 @@ import jax.numpy as jnp
 
 from jaxlab import config as config_lib
 from jaxlab import parallel
+from jaxlab.federated import aggregators
 from jaxlab.federated.client import ClientData, client_update, difference, full_gradient
 from jaxlab.federated.types import Algorithm
+from jaxlab.optim.hyperparameters import check_range
 from jaxlab.train.step import act_once, all_finite, tree_where
 
 
@@ -30,21 +32,24 @@ def scaffold(gradient, *, num_clients, learning_rate: float, server_learning_rat
   """SCAFFOLD (arXiv 1910.06378, algorithm 1): local SGD on g + c - c_i.
 
   After K local steps c_i becomes c_i - c + (x - y) / (K learning_rate) (option 2), or the client's
-  full gradient at x (option 1). x += server_learning_rate * mean of (y - x), and
-  c += 1/N sum of the changes of c_i, N all clients: the mean of all c_i stays c.
+  full gradient at x (option 1, whose rounds must be whole passes, see `full_gradient`).
+  x += server_learning_rate * mean of (y - x), and c += 1/N sum of the changes of c_i, N all
+  clients, whatever their weights: the mean of all c_i stays c.
 
   Args:
     gradient: (params, batch, key) -> (gradient, {metric: (sum, weight)}).
     num_clients: N.
     learning_rate: of the local SGD, > 0. Momentum would break option 2, so there is none.
-    server_learning_rate: eta_g.
+    server_learning_rate: eta_g >= 0.
     option: 1 or 2.
-    weighting: 'uniform' as published, or 'examples'.
+    weighting: of the mean of (y - x): 'uniform' as published, or 'examples'.
 
   Returns:
-    Algorithm whose clients keep c_i; two models down and two up.
+    Algorithm whose clients keep c_i; two models down and two up. By examples it brings its own
+    aggregator.
   """
   config_lib.require(learning_rate > 0, 'learning_rate', 'more than 0', learning_rate)
+  check_range('learning_rate', server_learning_rate, 'server_learning_rate')
 
   def init(params):
     return ScaffoldServer(params, _zeros(params))
@@ -84,7 +89,12 @@ def scaffold(gradient, *, num_clients, learning_rate: float, server_learning_rat
     return ScaffoldServer(_add(state.params, aggregate['params'], server_learning_rate),
                           _add(state.control, aggregate['control'], participants / num_clients))
 
-  return Algorithm(init, broadcast, client, server, weighting, init_client=_zeros)
+  aggregator = None
+  if weighting == 'examples':
+    aggregator = aggregators.by_part(params=aggregators.weighted_mean(),
+                                     control=aggregators.uniform_mean())
+  return Algorithm(init, broadcast, client, server, weighting, aggregator, init_client=_zeros,
+                   needs_full_gradient=option == 1)
 
 
 class FedDynServer(NamedTuple):
@@ -93,18 +103,18 @@ class FedDynServer(NamedTuple):
   h: Any
 
 
-def feddyn(gradient, *, num_clients, learning_rate: float, alpha: float = 0.1,
-           weighting: Literal['examples', 'uniform'] = 'uniform'):
+def feddyn(gradient, *, num_clients, learning_rate: float, alpha: float = 0.1):
   """FedDyn (arXiv 2111.04263, algorithm 1): local SGD on g + alpha (y - x) - lambda_i.
 
   Then lambda_i -= alpha (y_i - x), h -= alpha / N sum of (y_i - x), x = mean of y_i - h / alpha.
+  All means are uniform: the one message of a client serves both, and the mean of all lambda_i stays
+  h only if every client counts alike.
 
   Args:
     gradient: (params, batch, key) -> (gradient, {metric: (sum, weight)}).
     num_clients: N, all clients.
     learning_rate: of the local SGD, > 0.
     alpha: weight of the dynamic regulariser, > 0.
-    weighting: 'uniform' as published, or 'examples'.
 
   Returns:
     Algorithm whose clients keep lambda_i; one model down and one up.
@@ -140,7 +150,7 @@ def feddyn(gradient, *, num_clients, learning_rate: float, alpha: float = 0.1,
     return FedDynServer(_add(_add(state.params, aggregate), h, -1 / alpha), h)
 
   client = client_update(client_init, client_step, client_final)
-  return Algorithm(init, broadcast, client, server, weighting, init_client=_zeros)
+  return Algorithm(init, broadcast, client, server, 'uniform', init_client=_zeros)
 
 
 class MimeServer(NamedTuple):
@@ -155,7 +165,8 @@ def mime(gradient, *, learning_rate: float, momentum: float = 0.9,
 
   Local steps use g_i(y) - g_i(x) + c for the gradient, where c is the mean of the participants'
   full gradients at x; it takes a trip of its own before the local work, counted in the payload.
-  Arguments are those of `mimelite`. Three models down and two up.
+  Arguments are those of `mimelite`, and so is the need of whole passes. Three models down and two
+  up.
   """
   return _mime(gradient, learning_rate, momentum, weighting, corrected=True)
 
@@ -164,7 +175,8 @@ def mimelite(gradient, *, learning_rate: float, momentum: float = 0.9,
              weighting: Literal['examples', 'uniform'] = 'examples'):
   """MIMELite (arXiv 2008.03606) with momentum SGD: y -= lr ((1 - b) g_i(y) + b s), s held fixed.
 
-  After the round s = b s + (1 - b) c, c the mean of the participants' full gradients at x.
+  After the round s = b s + (1 - b) c, c the mean of the participants' full gradients at x. A round
+  must be whole passes over the data, see `full_gradient`.
 
   Args:
     gradient: (params, batch, key) -> (gradient, {metric: (sum, weight)}).
@@ -239,4 +251,4 @@ def _mime(gradient, learning_rate, momentum, weighting, corrected):
                        state.momentum, aggregate['gradient'])
     return MimeServer(_add(state.params, aggregate['params']), new)
 
-  return Algorithm(init, broadcast, client, server, weighting)
+  return Algorithm(init, broadcast, client, server, weighting, needs_full_gradient=True)

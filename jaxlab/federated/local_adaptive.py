@@ -5,10 +5,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxlab import config as config_lib
 from jaxlab import optim
 from jaxlab.federated import aggregators
 from jaxlab.federated.client import client_update, difference, optimizer_step
 from jaxlab.federated.types import Algorithm
+from jaxlab.optim.hyperparameters import check_range
+from jaxlab.optim.leaves import accumulators, constant
 
 
 def _mean_log10(tree):
@@ -91,7 +94,8 @@ def fedlalr(gradient, client_optimizer, *, vhat_agg: Literal['mean', 'max'] = 'm
 
 
 class FedLADAServer(NamedTuple):
-  """State of the FedLADA server: model, amended direction g_a, synchronised vhat."""
+  """State of the FedLADA server: model; amended direction g_a and synchronised vhat, in float32 (or
+  wider) whatever the model is."""
   params: Any
   direction: Any
   nu_max: Any
@@ -109,19 +113,22 @@ def fedlada(gradient, client_optimizer, *, learning_rate: float, amend: float = 
   Args:
     gradient: (params, batch, key) -> (gradient, {metric: (sum, weight)}).
     client_optimizer: `optim.scale_by_adasam(...)`, the direction m / sqrt(vhat) without a rate.
-    learning_rate: the local rate.
+    learning_rate: the local rate, > 0.
     amend: share of the local direction, in [0, 1].
-    server_learning_rate: x += server_learning_rate * mean of (client - server).
+    server_learning_rate: x += server_learning_rate * mean of (client - server), >= 0.
     weighting: 'uniform' or 'examples'.
 
   Returns:
     Algorithm with three models down and three up.
   """
+  config_lib.require(learning_rate > 0, 'learning_rate', 'more than 0', learning_rate)
+  config_lib.require(0 <= amend <= 1, 'amend', 'a number in [0, 1]', amend)
+  check_range('learning_rate', server_learning_rate, 'server_learning_rate')
   client_optimizer = optax.with_extra_args_support(client_optimizer)
 
   def init(params):
     start = client_optimizer.init(params)
-    return FedLADAServer(params, jax.tree.map(jnp.zeros_like, params), start.nu_max)
+    return FedLADAServer(params, constant(params, 0.0), start.nu_max)
 
   def broadcast(state, cohort, table, key):
     del cohort, table, key
@@ -137,15 +144,15 @@ def fedlada(gradient, client_optimizer, *, learning_rate: float, amend: float = 
     params, moments, direction = carry
     grads, sums = gradient(params, batch, key)
     local, moments = client_optimizer.update(grads, moments, params)
-    params = jax.tree.map(lambda p, u, g: p - learning_rate * (amend * u + (1 - amend) * g), params,
-                          local, direction)
-    return (params, moments, direction), sums
+    step = lambda p, u, g: (p - learning_rate * (amend * u + (1 - amend) * g)).astype(p.dtype)
+    return (jax.tree.map(step, params, local, direction), moments, direction), sums
 
   def client_final(payload, client_state, carry, num_steps):
     params, moments, _ = carry
     delta = difference(params, payload['params'])
     scale = -1 / (learning_rate * jnp.maximum(num_steps, 1))
-    return {'params': delta, 'direction': jax.tree.map(lambda d: scale.astype(d.dtype) * d, delta),
+    direction = jax.tree.map(lambda d: scale.astype(d.dtype) * d, accumulators(delta, delta))
+    return {'params': delta, 'direction': direction,
             'nu_max': moments.nu_max}, client_state, {'log10_vhat': _mean_log10(moments.nu_max)}
 
   def server(state, aux, aggregate, participants, key):

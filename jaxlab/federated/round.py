@@ -65,10 +65,11 @@ def run_clients(algorithm, payload, states, table, cohort, key, zero=True):
   Returns:
     (messages [c, ...], weights [c], states [c, ...], metrics [c], rejected [c] bool). A message
     with a NaN or Inf, or a weight that is negative or not finite, is rejected: it gets weight 0,
-    and the client keeps its old state; so does one that took no step.
+    and the client keeps its old state. So does a client that takes no step, whose message counts.
   """
   steps = (cohort.index >= 0).any(-1)  # [c, S]
-  bound = jnp.max(jnp.where(steps, jnp.arange(1, steps.shape[1] + 1), 0))
+  ends = jnp.where(steps, jnp.arange(1, steps.shape[1] + 1), 0).max(-1)  # [c], 0 without a step
+  bound = ends.max()
   keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(cohort.ids)
   first = lambda tree: jax.tree.map(lambda x: x[0], tree)
   if len(cohort.ids) == 1:  # one client needs no batched kernels
@@ -89,7 +90,8 @@ def run_clients(algorithm, payload, states, table, cohort, key, zero=True):
 
   if zero:
     messages = keep(good, messages, jax.tree.map(jnp.zeros_like, messages))
-  return messages, weights, keep(weights > 0, new_states, states), metrics, ~good
+  states = keep((weights > 0) & (ends > 0), new_states, states)
+  return messages, weights, states, metrics, ~good
 
 
 class Threat(NamedTuple):

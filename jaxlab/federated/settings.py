@@ -2,9 +2,11 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from jaxlab import config as config_lib
 from jaxlab.data import partition
-from jaxlab.federated import aggregators, algorithms, attacks, secure_aggregation
+from jaxlab.federated import aggregators, algorithms, attacks, sampling, secure_aggregation
 from jaxlab.federated import clients as clients_lib
 from jaxlab.federated.round import Threat
 
@@ -15,9 +17,10 @@ class FederatedConfig:
 
   Attributes:
     num_clients: clients that the training split is dealt to.
-    cohort_size: clients a round, sampled uniformly without replacement.
+    cohort_size: clients a round, as `sampling` has it.
     rounds: rounds of the run.
     partition: {name, ...} for `data.partition.make_partition`.
+    sampling: {name, ...} for `sampling.make_sampler`: who takes part in a round.
     algorithm: {name, ...} for `algorithms.make_algorithm`.
     client_optimizer: config for `optim.make_optimizer`; none for an algorithm with a rule of its
       own (scaffold, feddyn, mime, mimelite, fedsgd).
@@ -28,7 +31,9 @@ class FederatedConfig:
       alone; empty for none.
     batch_size: examples of a local step.
     epochs: local passes a round.
-    local_steps: if positive, exactly so many local steps a round instead.
+    local_steps: if positive, exactly so many local steps a round instead; refused under an
+      algorithm that needs the gradient over all rows of a client.
+    drop_remainder: whether the last batch of a local pass is left out where it is not full.
     accumulate: microbatches of a local batch.
     partition_by: column of the training split that the partition looks at; iid and quantity look
       at none.
@@ -49,6 +54,7 @@ class FederatedConfig:
   rounds: int
   partition: Mapping
   algorithm: Mapping
+  sampling: Mapping = dataclasses.field(default_factory=lambda: {'name': 'uniform'})
   client_optimizer: Mapping = dataclasses.field(default_factory=dict)
   aggregator: Mapping = dataclasses.field(default_factory=lambda: {'name': 'mean'})
   attack: Mapping = dataclasses.field(default_factory=dict)
@@ -56,6 +62,7 @@ class FederatedConfig:
   batch_size: int = 16
   epochs: int = 1
   local_steps: int = 0
+  drop_remainder: bool = False
   accumulate: int = 1
   partition_by: str = 'label'
   clients_per_vmap: int = 0
@@ -83,10 +90,34 @@ class FederatedConfig:
           getattr(self, name) % self.rounds_per_call == 0, f'federated.{name}',
           f'a multiple of rounds_per_call={self.rounds_per_call}', getattr(self, name))
     partition.check(self.partition, 'federated.partition')
-    self._check_aggregation()
+    algorithm = self.make_algorithm(None)
+    config_lib.require(
+        not (self.local_steps and algorithm.needs_full_gradient), 'federated.local_steps',
+        f'0 under the algorithm {dict(self.algorithm)}, which needs the gradient over all rows of '
+        'a client, and so whole passes over them', self.local_steps)
+    config_lib.require(
+        not (self.drop_remainder and algorithm.needs_full_gradient), 'federated.drop_remainder',
+        f'False under the algorithm {dict(self.algorithm)}, for the same reason', True)
+    aggregator = self.make_aggregator(algorithm)
+    self._check_sampling(algorithm, aggregator)
+    self._check_aggregation(aggregator)
 
-  def _check_aggregation(self):
-    aggregator = self.make_aggregator(self.make_algorithm(None))
+  def _check_sampling(self, algorithm, aggregator):
+    sampler = self.make_sampler(np.ones(self.num_clients), 0)
+    config_lib.require(
+        sampler.smallest >= aggregator.minimum or aggregator.minimum <= 1, 'federated.sampling',
+        f'one that gives at least the {aggregator.minimum} clients a round that the aggregator '
+        f'{self.aggregator["name"]} needs', dict(self.sampling))
+    config_lib.require(
+        not self.secure or sampler.weighting is None and sampler.smallest == sampler.largest,
+        'federated.sampling', 'one of cohorts of one size under secure aggregation',
+        dict(self.sampling))
+    config_lib.require(
+        sampler.weighting is None or algorithm.init_client is None, 'federated.sampling',
+        f'one that draws a client once a round under {self.algorithm["name"]}, whose clients keep '
+        'a state', dict(self.sampling))
+
+  def _check_aggregation(self, aggregator):
     config_lib.require(
         self.cohort_size >= aggregator.minimum, 'federated.cohort_size',
         f'at least {aggregator.minimum} under the aggregator {self.aggregator["name"]}',
@@ -153,10 +184,15 @@ class FederatedConfig:
     return algorithms.make_algorithm(self.algorithm, self.client_optimizer, gradient,
                                      self.num_clients)
 
+  def make_sampler(self, sizes, seed):
+    """The Sampler of clients with these numbers of examples [N]."""
+    return sampling.make_sampler(self.sampling, sizes, self.cohort_size, seed)
+
   @property
   def work(self):
     """The LocalWork of a round."""
-    return clients_lib.LocalWork(self.batch_size, self.epochs, self.local_steps)
+    return clients_lib.LocalWork(self.batch_size, self.epochs, self.local_steps,
+                                 self.drop_remainder)
 
 
 def federated_config(config, kind=FederatedConfig, **parts):
@@ -169,4 +205,7 @@ def federated_config(config, kind=FederatedConfig, **parts):
   """
   if 'federated' not in config:
     raise config_lib.ConfigError('config.federated: missing')
+  seed = config.get('seed', 0)
+  config_lib.check_type(seed, int, 'seed')
+  config_lib.at_least(0, {'seed': seed})
   return config_lib.call(kind, config['federated'], 'federated', drop=(), **parts)

@@ -39,7 +39,7 @@ class CallSource:
     clients: Clients.
     settings: FederatedConfig.
     seed: of the run.
-    weighting: 'examples' or 'uniform'.
+    weighting: 'examples' or 'uniform', where the sampler has no other.
     num_devices: devices of all processes.
     devices: positions of this process's devices.
     chunk: clients vmapped together.
@@ -52,9 +52,12 @@ class CallSource:
                dataset=None, rows=None, whole=None):
     self._clients, self._settings, self._seed = clients, settings, seed
     self._chunk, self._dataset, self._rows, self._whole = chunk, dataset, rows, whole
+    self._abreast = num_devices * chunk
+    self._sampler = settings.make_sampler(clients.sizes, seed)
     self._make = functools.partial(
-        clients_lib.make_cohort, clients, work=settings.work, seed=seed, weighting=weighting,
-        num_devices=num_devices, devices=devices, chunk=chunk)
+        clients_lib.make_cohort, clients, work=settings.work, seed=seed,
+        weighting=self._sampler.weighting or weighting, num_devices=num_devices, devices=devices,
+        chunk=chunk)
 
   def __len__(self):
     return self._settings.rounds // self._settings.rounds_per_call
@@ -62,22 +65,33 @@ class CallSource:
   def __getitem__(self, number):
     settings, per_call = self._settings, self._settings.rounds_per_call
     rounds = range(number * per_call, (number + 1) * per_call)
-    ids = [clients_lib.sample_uniform(settings.num_clients, settings.cohort_size, self._seed, r)
-           for r in rounds]
-    longest = max(clients_lib.num_steps(self._clients.sizes[i], settings.work).max() for i in ids)
-    steps = clients_lib.padded_steps(max(1, longest))
+    ids, times = zip(*(np.unique(self._sampler.draw(r), return_counts=True) for r in rounds))
+    longest = max(clients_lib.num_steps(self._clients.sizes[i], settings.work).max(initial=1)
+                  for i in ids)
+    steps = clients_lib.padded_steps(longest)
     cohorts = jax.tree.map(lambda *x: np.stack(x, axis=1), *(
-        self._make(i, round_number=r, steps=steps) for i, r in zip(ids, rounds)))
+        self._make(i, round_number=r, steps=steps, slots=self._slots(ids), times=t)
+        for i, t, r in zip(ids, times, rounds)))
     waste = clients_lib.padding_waste(cohorts.index, self._chunk)
     everyone = np.concatenate(ids)
     contacts = int((self._clients.sizes[everyone] > 0).sum())
     rows = {}
     if self._rows is not None and not (self._whole is not None and self._whole[everyone].any()):
-      rows = self._rows([np.concatenate([self._clients.of(c) for c in one]) for one in ids])
+      rows = self._rows([np.concatenate([np.zeros(0, np.int32), *map(self._clients.of, one)])
+                         for one in ids])
     if self._dataset is None:
       return Call(cohorts, None, waste, contacts, rows)
     index, table = stage_rows(self._dataset, cohorts.index)
     return Call(cohorts._replace(index=index), table, waste, contacts, rows)
+
+  def _slots(self, ids):
+    """M for the clients [rounds][K] of a call: of the largest cohort where all are alike; otherwise
+    rounded up, so that cohorts share a few shapes."""
+    sampler, most = self._sampler, max(map(len, ids))
+    chunks = lambda clients: max(1, -(-clients // self._abreast))
+    if sampler.smallest == sampler.largest:
+      return chunks(sampler.largest) * self._chunk
+    return min(clients_lib.padded_steps(chunks(most)), chunks(sampler.largest)) * self._chunk
 
 
 def stage_rows(dataset, index):

@@ -91,6 +91,8 @@ class Algorithm(NamedTuple):
     weighting: 'examples' or 'uniform', as published.
     aggregator: the one that belongs to the algorithm where that is not the weighted mean.
     init_client: params -> the state that a client keeps between rounds; None for stateless clients.
+    needs_full_gradient: whether it takes `full_gradient` of a client, for which local work must be
+      whole passes over the data.
   """
   init: Callable[[Any], Any]
   broadcast: Callable[..., tuple[Any, Any]]
@@ -99,6 +101,7 @@ class Algorithm(NamedTuple):
   weighting: str = 'examples'
   aggregator: Aggregator | None = None
   init_client: Callable[[Any], Any] | None = None
+  needs_full_gradient: bool = False
 
 
 def tree_bytes(tree):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxlab import config
-from jaxlab.optim.hyperparameters import check_ranges, value_at
+from jaxlab.optim.hyperparameters import check_range, check_ranges, value_at
 from jaxlab.optim.leaves import accumulators, constant, to_updates
 from jaxlab.optim.sam import SAMState, sam
 
@@ -60,7 +60,8 @@ def update_moments(grads, moments, b1, b2):
   return direction, moments._replace(mu=mu, nu=nu, nu_max=nu_max)
 
 
-def _check(v_init, **hyperparameters):
+def _check(v_init, eps, **hyperparameters):
+  check_range('squared_eps', eps, 'eps')
   check_ranges(**hyperparameters)
   config.require(v_init in ('zero', 'eps_sq'), 'v_init', "'zero' or 'eps_sq'", v_init)
 
@@ -74,7 +75,7 @@ def scale_by_adasam(b1=0.9, b2=0.999, eps=1e-8, *, v_init='zero', mu_dtype=None)
   Args:
     b1: decay of the first moment, in [0, 1).
     b2: decay of the second moment, in [0, 1).
-    eps: > 0, floor of sqrt(vhat).
+    eps: floor of sqrt(vhat), at least 1.1e-19: vhat starts at eps^2 in float32.
     v_init: the second moment starts at 'zero' or at eps^2 ('eps_sq').
     mu_dtype: dtype in which the first moment is stored; float32 by default.
 
@@ -84,7 +85,7 @@ def scale_by_adasam(b1=0.9, b2=0.999, eps=1e-8, *, v_init='zero', mu_dtype=None)
   Raises:
     ConfigError: a hyperparameter out of its range.
   """
-  _check(v_init, b1=b1, b2=b2, eps=eps)
+  _check(v_init, eps, b1=b1, b2=b2)
 
   def init(params):
     return init_moments(params, eps, v_init, mu_dtype)
@@ -136,7 +137,7 @@ def adasam(learning_rate: optax.ScalarOrSchedule, rho: optax.ScalarOrSchedule = 
       remains is `scale_by_adasam` on the plain gradients.
     b1: decay of the first moment, in [0, 1); 0 is the paper's variant without momentum.
     b2: decay of the second moment, in [0, 1).
-    eps: > 0, floor of sqrt(vhat).
+    eps: floor of sqrt(vhat), at least 1.1e-19: vhat starts at eps^2 in float32.
     v_init: the second moment starts at 'zero' or at eps^2 ('eps_sq').
     norm_guard: > 0, added to the norm in the perturbation.
     perturb: 'global' or 'per_device', see `sam`.
@@ -153,7 +154,7 @@ def adasam(learning_rate: optax.ScalarOrSchedule, rho: optax.ScalarOrSchedule = 
   Raises:
     ConfigError: a hyperparameter out of its range.
   """
-  _check(v_init, learning_rate=learning_rate, b1=b1, b2=b2, eps=eps, max_norm=max_norm,
+  _check(v_init, eps, learning_rate=learning_rate, b1=b1, b2=b2, max_norm=max_norm,
          weight_decay=weight_decay)
   clip = optax.identity() if max_norm is None else optax.clip_by_global_norm(max_norm)
   decay = optax.add_decayed_weights(weight_decay, mask)

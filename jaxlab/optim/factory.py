@@ -22,14 +22,18 @@ def _public_functions(module, accepts):
 
 SCHEDULES = _public_functions(
     optax.schedules, lambda name, _: not name.startswith('inject_'))
+_SEARCHES = ('lbfgs',)  # those whose update wants the loss too, which no loop here hands over
 OPTIMIZERS = {
     **_public_functions(optax, lambda name, function: not name.startswith('scale_by_') and
+                        name not in _SEARCHES and
                         'learning_rate' in inspect.signature(function).parameters),
     'adasam': adasam, 'fedlalr': fedlalr, 'sam': sam, 'scale_by_adasam': scale_by_adasam}
 
 # The arguments of `sam`, with their defaults, that describe a perturbation.
 ASCENT = {name: inspect.signature(sam).parameters[name].default
           for name in ('rho', 'norm_guard', 'perturb')}
+# Of these eps is squared: vhat starts at eps^2.
+_SQUARE_EPS = (adasam, fedlalr, scale_by_adasam)
 OUTER_KEYS = ('groups', 'clip_norm', 'ema_decay')  # what only the outermost mapping may have
 
 
@@ -69,7 +73,8 @@ def _checked(config, where, tick):
   arguments = {key: config[key] for key in config if key != 'name'}
   for key in arguments.keys() & RANGES.keys():
     arguments[key] = _schedule(arguments[key], f'{where}.{key}', tick)
-    check_range(key, arguments[key], f'{where}.{key}')
+    squared = key == 'eps' and function in _SQUARE_EPS
+    check_range('squared_eps' if squared else key, arguments[key], f'{where}.{key}')
   return function, arguments
 
 
@@ -173,7 +178,8 @@ def make_optimizer(config, where='optimizer', *, tick=1):
   Args:
     config: mapping with
       name: 'adasam', 'fedlalr', 'sam' (with `base`, the mapping of the optimizer that it feeds), or
-        an optimizer of optax ('sgd', 'adamw', ...).
+        an optimizer of optax ('sgd', 'adamw', ...) that steps by gradients alone, which 'lbfgs'
+        does not.
       learning_rate, rho, ...: the arguments of that function. A schedule is a mapping {name: a
         function of optax.schedules, ...its arguments}, in optimizer steps.
       clip_norm: optional; clips the gradient that enters the moments (under SAM the one at the

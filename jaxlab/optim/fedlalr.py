@@ -7,7 +7,7 @@ import optax
 
 from jaxlab import config
 from jaxlab.optim.adasam import init_moments, update_moments
-from jaxlab.optim.hyperparameters import check_ranges
+from jaxlab.optim.hyperparameters import check_range, check_ranges
 from jaxlab.optim.leaves import to_updates
 
 
@@ -40,7 +40,7 @@ def fedlalr(learning_rate: float | jax.Array, b1: float | jax.Array = 0.9,
       different numbers of steps, and the state has no counter.
     b1: decay of the first moment, in [0, 1).
     b2: decay of the second moment, in [0, 1).
-    eps: > 0, floor of sqrt(vhat).
+    eps: floor of sqrt(vhat), at least 1.1e-19: vhat starts at eps^2 in float32.
     adaptive: False is the ablation m = g, vhat = 1: plain SGD, whose round is FedAvg's.
 
   Returns:
@@ -50,7 +50,8 @@ def fedlalr(learning_rate: float | jax.Array, b1: float | jax.Array = 0.9,
     ConfigError: a hyperparameter out of its range, or a schedule.
   """
   config.require(not callable(learning_rate), 'learning_rate', 'a number', learning_rate)
-  check_ranges(learning_rate=learning_rate, b1=b1, b2=b2, eps=eps)
+  check_ranges(learning_rate=learning_rate, b1=b1, b2=b2)
+  check_range('squared_eps', eps, 'eps')
   if not adaptive:
     b1, b2, eps = 0.0, 1.0, 1.0  # v never moves from vhat = eps^2 = 1
 

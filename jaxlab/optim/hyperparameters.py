@@ -6,11 +6,14 @@ from jaxlab import config
 _RATE = ('a finite number >= 0', lambda value: 0 <= value < math.inf)
 _DECAY = ('a number in [0, 1)', lambda value: 0 <= value < 1)
 _POSITIVE = ('a finite number > 0', lambda value: 0 < value < math.inf)
+# float32 has no square of less: it is 0, and 0 / 0 in the first step is NaN.
+_SQUARED = ('a number in [1.1e-19, 1e19], whose square is a positive float32',
+            lambda value: 1.1e-19 <= value <= 1e19)
 
 RANGES = {
     'learning_rate': _RATE, 'rho': _RATE, 'weight_decay': _RATE,
     'b1': _DECAY, 'b2': _DECAY, 'ema_decay': _DECAY,
-    'eps': _POSITIVE, 'tau': _POSITIVE, 'norm_guard': _POSITIVE,
+    'eps': _POSITIVE, 'squared_eps': _SQUARED, 'tau': _POSITIVE, 'norm_guard': _POSITIVE,
     'max_norm': _POSITIVE, 'clip_norm': _POSITIVE,
 }  # fmt: skip
 

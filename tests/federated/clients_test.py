@@ -23,14 +23,6 @@ class ClientsTest(parameterized.TestCase):
     np.testing.assert_array_equal(clients.of(0), [4, 2])
     self.assertEmpty(clients.of(1))
 
-  def test_sampling_is_without_replacement_and_replays(self):
-    drawn = [clients_lib.sample_uniform(50, 10, seed=3, round_number=r) for r in range(2000)]
-    self.assertTrue(all(len(set(ids)) == 10 for ids in drawn))
-    np.testing.assert_array_equal(drawn[1234], clients_lib.sample_uniform(50, 10, 3, 1234))
-    counts = np.bincount(np.concatenate(drawn), minlength=50)
-    expected, deviation = 2000 * .2, np.sqrt(2000 * .2 * .8)
-    self.assertLess(np.abs(counts - expected).max(), 4 * deviation)
-
   @parameterized.parameters(0, 2**32 - 1, 2**32, 2**70)
   def test_order_is_that_of_numpy(self, seed):
     batches = clients_lib.local_batches(np.arange(12), LocalWork(4), seed, 5, 7)
@@ -54,6 +46,32 @@ class ClientsTest(parameterized.TestCase):
     batches = clients_lib.local_batches(np.arange(5), LocalWork(4, steps=5), 0, 0, 0)
     self.assertEqual(batches.shape, (5, 4))
     self.assertEqual((batches >= 0).sum(), 5 + 5 + 4)
+
+  def test_a_partial_batch_may_be_left_out(self):
+    work = LocalWork(4, epochs=2, drop_remainder=True)
+    batches = clients_lib.local_batches(np.arange(11), work, 0, 0, 0)
+    self.assertEqual(batches.shape, (4, 4))
+    self.assertTrue((batches >= 0).all())
+    self.assertLen(np.unique(batches[:2]), 8)
+    clients = ragged([11, 3, 8])
+    np.testing.assert_array_equal(clients_lib.num_steps(clients.sizes, work), [4, 0, 4])
+    cohort = clients_lib.make_cohort(clients, [0, 1, 2], work, 0, 0, weighting='examples')
+    self.assertEqual(dict(zip(cohort.ids[0].tolist(), cohort.weights[0].tolist())),
+                     {0: 11, 1: 0, 2: 8})
+    self.assertFalse((cohort.index[0][cohort.ids[0] == 1] >= 0).any())
+    steps = clients_lib.local_batches(np.arange(11), work._replace(steps=3), 0, 0, 0)
+    self.assertEqual((steps >= 0).sum(), 12)
+
+  def test_weights_by_client_and_how_often_each_counts(self):
+    clients = ragged([4, 1, 0, 2])
+    make = lambda ids, **more: clients_lib.make_cohort(clients, ids, LocalWork(2), 0, 0, **more)
+    own = make([3, 0, 2], weighting=np.array([0.5, 9, 9, 0.25]))
+    self.assertEqual(dict(zip(own.ids[0].tolist(), own.weights[0].tolist())),
+                     {0: 0.5, 3: 0.25, 2: 0})
+    often = make([0, 3], weighting='uniform', times=np.array([3, 1]), chunk=2, slots=4)
+    self.assertEqual(often.ids[0].tolist(), [0, 3, -1, -1])
+    self.assertEqual(often.weights[0].tolist(), [3, 1, 0, 0])
+    self.assertEqual(make([], weighting='uniform').ids.tolist(), [[-1]])
 
   def test_a_client_without_rows_takes_no_step(self):
     self.assertEqual(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from jaxlab import federated, optim, parallel, train
 from jaxlab.federated import aggregators
+from jaxlab.federated import clients as clients_lib
 from tests import toy
 
 TASK = toy.softmax_task(rows=60)
@@ -110,6 +111,24 @@ def run(name, ids, index, weights, chunk=1, rounds=2, aggregator=aggregators.wei
     cohort = federated.Cohort(*map(jnp.asarray, (ids, index, weights)))
     state, metrics = step(state, cohort, table, jax.random.key(r))
   return without_padding_row(state), metrics
+
+
+def cohort_of_three(weighting):
+  """The Cohort of the first three of six clients, who have 4, 6 and 16 rows."""
+  clients = clients_lib.Clients.from_parts(np.split(np.arange(60), [4, 10, 26, 40, 50]))
+  host = clients_lib.make_cohort(clients, range(3), clients_lib.LocalWork(4), 0, 0,
+                                 weighting=weighting)
+  return federated.Cohort(*(x[0] for x in host))
+
+
+def after(algorithm, cohort, rounds=1, table=TABLE, params=None):
+  """The state of an algorithm after some rounds of the same cohort."""
+  step = jax.jit(functools.partial(federated.federated_round, algorithm=algorithm,
+                                   aggregator=algorithm.aggregator or aggregators.weighted_mean()))
+  state = initial(algorithm, params=params)
+  for r in range(rounds):
+    state, _ = step(state, cohort, table, jax.random.key(r))
+  return state
 
 
 def pad(ids, index, weights, clients=0, steps=0, rows=0):
@@ -279,6 +298,24 @@ class RoundTest(parameterized.TestCase):
     self.assertEqual((int(metrics['rejected']), bool(metrics['refused'])), (1, False))
     chex.assert_tree_all_finite(ours.server.params)
 
+  def test_who_takes_no_step_keeps_its_state(self):
+    ids, index, weights = random_cohort(SIZES)
+    index[ids == 2] = -1
+    ours, metrics = run('scaffold', ids, index, weights)
+    self.assertEqual((int(metrics['rejected']), int(metrics['participants'])), (0, 6))
+    moved = {i: max(float(np.abs(x[i]).max()) for x in jax.tree.leaves(ours.clients))
+             for i in range(6)}
+    self.assertEqual([i for i, size in moved.items() if not size], [2])
+
+  @parameterized.parameters(*ALGORITHMS)
+  def test_a_round_keeps_the_dtypes_of_a_bfloat16_model(self, name):
+    algorithm, step = jitted(name, 1)
+    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), TASK.init(jax.random.key(0))['params'])
+    state = initial(algorithm, params=params)
+    new, _ = jax.eval_shape(step, state, federated.Cohort(*random_cohort(SIZES)), TABLE,
+                            jax.random.key(0))
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, new)
+
   @parameterized.parameters(-1.0, np.nan, np.inf)
   def test_an_impossible_weight_is_rejected(self, weight):
     ids, index, weights = random_cohort(SIZES)
@@ -379,6 +416,10 @@ class RoundTest(parameterized.TestCase):
               'scaffold': federated.scaffold(gradient, **sgd),
               'feddyn': federated.feddyn(gradient, **sgd, alpha=1.0),
               'fedlalr': federated.fedlalr(gradient, optim.fedlalr(0.01))}
+      scaffold, zero = made['scaffold'], {'x': jnp.zeros(())}
+      made['scaffold without controls'] = scaffold._replace(
+          broadcast=lambda state, *_: ({'params': state.params, 'control': zero}, ()),
+          client=lambda payload, own, data, key: scaffold.client(payload, zero, data, key))
       ends = {}
       for name, algorithm in made.items():
         aggregator = aggregators.weighted_mean()
@@ -390,18 +431,72 @@ class RoundTest(parameterized.TestCase):
         ends[name] = float(run_all(start).server.params['x'])
       self.assertAlmostEqual(ends['fedavg'], 2.06963, places=4)
       self.assertAlmostEqual(ends['scaffold'], 2.4, places=5)
+      self.assertAlmostEqual(ends['scaffold without controls'], 2.06963, places=4)
       self.assertAlmostEqual(ends['feddyn'], 2.4, places=5)
       self.assertAlmostEqual(ends['fedlalr'], 2.392, places=2)
 
-  def test_scaffold_without_controls_lands_where_fedavg_does(self):
-    ids, index, weights = random_cohort(SIZES)
-    ours, _ = run('scaffold', ids, index, np.ones_like(weights), rounds=1)  # c = c_i = 0 at first
-    plain = federated.fedavg(GRADIENT, optax.sgd(0.1), weighting='uniform')
-    theirs, _ = jax.jit(functools.partial(
-        federated.federated_round, algorithm=plain, aggregator=aggregators.weighted_mean()))(
-            initial(plain), federated.Cohort(ids, index, np.ones_like(weights)), TABLE,
-            jax.random.key(0))
+  @parameterized.parameters('uniform', 'examples')
+  def test_scaffold_without_controls_lands_where_fedavg_does(self, weighting):
+    cohort = cohort_of_three(weighting)
+    scaffold = federated.scaffold(GRADIENT, num_clients=CLIENTS, **SGD, weighting=weighting)
+    plain = federated.fedavg(GRADIENT, optax.sgd(0.1), weighting=weighting)
+    ours, theirs = (after(algorithm, cohort) for algorithm in (scaffold, plain))
+    # c = c_i = 0 at first
     chex.assert_trees_all_close(ours.server.params, theirs.server.params, atol=1e-6)
+
+  @parameterized.parameters(
+      ('scaffold', 'control', {'weighting': 'uniform'}),
+      ('scaffold', 'control', {'weighting': 'examples'}),
+      ('scaffold', 'control', {'weighting': 'examples', 'option': 1}), ('feddyn', 'h', {}))
+  def test_the_mean_of_what_clients_keep_is_what_the_server_keeps(self, name, field, arguments):
+    make = {'scaffold': federated.scaffold, 'feddyn': federated.feddyn}[name]
+    algorithm = make(GRADIENT, num_clients=CLIENTS, **SGD, **arguments)
+    state = after(algorithm, cohort_of_three(algorithm.weighting), rounds=2)
+    kept = jax.tree.map(lambda x: x.mean(0), without_padding_row(state).clients)
+    chex.assert_trees_all_close(kept, getattr(state.server, field), atol=1e-6)
+    self.assertGreater(float(optax.tree.norm(kept)), 1e-3)
+
+  @parameterized.parameters('fedavg', 'fedsgd', 'mime', 'mimelite')
+  def test_one_step_on_all_rows_is_gradient_descent(self, name):
+    make = {'fedavg': lambda: federated.fedavg(GRADIENT, optax.sgd(0.1)),
+            'fedsgd': lambda: federated.fedsgd(GRADIENT, server_learning_rate=0.1),
+            'mime': lambda: federated.mime(GRADIENT, momentum=0.0, **SGD),
+            'mimelite': lambda: federated.mimelite(GRADIENT, momentum=0.0, **SGD)}
+    with jax.enable_x64(True):
+      # Powers of two, because a gradient's weights are float32.
+      cohort = federated.Cohort(*random_cohort([4, 8, 2, 1, 1, 16], batch=16, epochs=1))
+      table = {k: v.astype(np.float64) if k == 'x' else v for k, v in TABLE.items()}
+      params = jax.tree.map(lambda x: x.astype(jnp.float64), TASK.init(jax.random.key(0))['params'])
+      ours = after(make[name](), cohort, table=table, params=params).server.params
+      rows = cohort.index[cohort.index >= 0]
+      batch = {**{k: v[rows] for k, v in table.items()}, 'weight': np.ones(len(rows))}
+      grads, _ = GRADIENT(params, batch, jax.random.key(0))
+      chex.assert_trees_all_close(ours, jax.tree.map(lambda p, g: p - 0.1 * g, params, grads),
+                                  atol=1e-12, rtol=0)
+
+  def test_fedprox_without_its_term_is_fedavg(self):
+    cohort = random_cohort(SIZES)
+    fedprox = federated.fedprox(GRADIENT, optax.sgd(0.1, momentum=0.9), mu=0.0)
+    ours = after(fedprox, federated.Cohort(*cohort)).server
+    toy.assert_trees_equal(ours, run('fedavg', *cohort, rounds=1)[0].server)
+
+  @parameterized.parameters(
+      ('fedavgm', {'momentum': 0.0}),
+      ('fedadam', {'b1': 0.0, 'b2': 0.0, 'server_learning_rate': 1e13, 'tau': 1e13}),
+      ('fedadagrad', {'server_learning_rate': 2e7, 'tau': 1e7}),  # v starts at tau^2
+      ('fedyogi', {'b1': 0.0, 'b2': 0.0, 'server_learning_rate': 2e7, 'tau': 1e7}),
+      ('fedams', {'b1': 0.0, 'b2': 0.0, 'server_learning_rate': 1.0, 'tau': 1.0}),
+      ('fedams', {'b1': 0.0, 'b2': 0.0, 'server_learning_rate': 1e13, 'tau': 1e13, 'option': 2}))
+  def test_a_server_that_does_not_adapt_is_fedavgs(self, name, arguments):
+    with jax.enable_x64(True):
+      ends, params = [], {'x': jnp.array([1.0, -2.0, 0.5])}
+      for algorithm in (getattr(federated, name)(GRADIENT, optax.sgd(0.1), **arguments),
+                        federated.fedavg(GRADIENT, optax.sgd(0.1))):
+        state = algorithm.init(params)
+        for delta in ([0.5, -0.25, 0.0], [-0.1, 0.3, 0.9]):
+          state = algorithm.server(state, (), {'x': jnp.array(delta)}, 1.0, None)
+        ends.append(state.params)
+      chex.assert_trees_all_close(*ends, atol=1e-12, rtol=0)
 
   def test_fedsgd_is_gradient_descent_on_the_pooled_loss(self):
     ids, index, weights = random_cohort(SIZES, epochs=1)

@@ -26,6 +26,7 @@ FEDLALR = {
 FEDAVG = {
     'algorithm': {'name': 'fedavg'}, 'client_optimizer': {'name': 'sgd', 'learning_rate': 0.1}
 }
+SCAFFOLD = {'algorithm': {'name': 'scaffold', 'learning_rate': 0.1}, 'client_optimizer': {}}
 BASE = {
     'num_clients': 6, 'cohort_size': 4, 'rounds': 6, 'batch_size': 4, 'eval_every': 2,
     'log_every': 2, 'partition': {'name': 'dirichlet_by_class', 'alpha': 0.5, 'min_size': 1}
@@ -104,6 +105,19 @@ class SimulateTest(parameterized.TestCase):
     two = federated.simulate(task, config(rounds_per_call=2), devices=devices(1))
     chex.assert_trees_all_close(parallel.to_host(one), parallel.to_host(two), atol=1e-6)
 
+  @parameterized.parameters(FEDAVG, SCAFFOLD)
+  def test_a_round_that_nobody_is_there_for_changes_nothing(self, **setting):
+    masks = np.array([[1, 0, 1, 1, 1, 0], [0] * 6, [1] * 6], bool)
+    task = toy.softmax_task(rows=60)
+    run = lambda rounds, masks: parallel.to_host(federated.simulate(task, config(
+        **setting, rounds=rounds, eval_every=0, log_every=1,
+        sampling={'name': 'available', 'masks': masks}), devices=devices(2)))
+    one, two, three = run(1, masks), run(2, masks), run(3, masks)
+    self.assertEqual((int(two.round), int(two.bad_rounds), int(three.bad_rounds)), (2, 1, 0))
+    chex.assert_trees_all_equal(one.server, two.server)
+    chex.assert_trees_all_equal(one.clients, two.clients)
+    self.assertGreater(np.abs(three.params['w'] - two.params['w']).max(), 1e-4)
+
   @parameterized.parameters(1, 2)
   def test_secure_sums_are_the_mean(self, count):
     task = toy.softmax_task(rows=60)
@@ -117,9 +131,10 @@ class SimulateTest(parameterized.TestCase):
     self.assertGreater(np.abs(parallel.to_host(plain.params)['w'] -
                               parallel.to_host(summed.params)['w']).max(), 0)
 
-  def test_resumes_bit_for_bit(self):
+  @parameterized.parameters(FEDLALR, SCAFFOLD)
+  def test_resumes_bit_for_bit(self, **setting):
     task = toy.softmax_task(rows=60, noise=0.1)
-    whole = federated.simulate(task, config(save_every=2))
+    whole = federated.simulate(task, config(**setting, save_every=2))
 
     class Interrupt(Exception):
       """Ends the run in the middle."""
@@ -132,10 +147,11 @@ class SimulateTest(parameterized.TestCase):
     quiet = train.Hook('stop', lambda params: {}, lambda state, _: state)
     with tempfile.TemporaryDirectory() as folder:
       with self.assertRaises(Interrupt):
-        federated.simulate(task, config(save_every=2), workdir=folder,
+        federated.simulate(task, config(**setting, save_every=2), workdir=folder,
                            hooks=[quiet._replace(apply=stop)])
       with self.assertLogs('jaxlab', logging.INFO) as logs:
-        again = federated.simulate(task, config(save_every=2), workdir=folder, hooks=[quiet])
+        again = federated.simulate(task, config(**setting, save_every=2), workdir=folder,
+                                   hooks=[quiet])
       self.assertIn('resumed from round 4', '\n'.join(logs.output))
       self.assertEqual([row['step'] for row in rows_of(folder)], [2, 4, 6])
     toy.assert_trees_equal(whole._replace(hooks={}), again._replace(hooks={}))

@@ -375,12 +375,18 @@ class AdaSAMTest(parameterized.TestCase):
 
   @parameterized.parameters(
       ({'rho': -0.1}, 'rho'), ({'b1': 1.0}, 'b1'), ({'b2': -0.1}, 'b2'), ({'eps': 0.0}, 'eps'),
-      ({'learning_rate': -1.0}, 'learning_rate'), ({'v_init': 'one'}, 'v_init'),
+      ({'eps': 1e-19}, 'eps'), ({'learning_rate': -1.0}, 'learning_rate'),
+      ({'v_init': 'one'}, 'v_init'),
       ({'perturb': 'local'}, 'perturb'), ({'max_norm': 0.0}, 'max_norm'),
       ({'weight_decay': -1.0}, 'weight_decay'), ({'norm_guard': -1.0}, 'norm_guard'))
   def test_impossible_values_are_refused(self, wrong, key):
     with self.assertRaisesRegex(ValueError, f'^{key}: expected'):
       optim.adasam(**{'learning_rate': 0.1, **wrong})
+
+  def test_the_smallest_floor_divides(self):
+    optimizer = optim.scale_by_adasam(eps=1.1e-19)
+    zeros = jax.tree.map(jnp.zeros_like, PARAMS)
+    chex.assert_trees_all_equal(optimizer.update(zeros, optimizer.init(PARAMS))[0], zeros)
 
   @parameterized.parameters(
       ({}, {'grad_fn': None}, 'grad_fn'), ({}, {'params': None}, 'params'),

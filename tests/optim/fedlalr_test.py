@@ -134,7 +134,7 @@ class FedLALRTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, '^learning_rate: expected a number'):
       optim.fedlalr(optax.constant_schedule(0.1))
 
-  @parameterized.parameters(({'b1': 1.0}, 'b1'), ({'eps': 0}, 'eps'), ({'b2': 2.0}, 'b2'),
+  @parameterized.parameters(({'b1': 1.0}, 'b1'), ({'eps': 1e-19}, 'eps'), ({'b2': 2.0}, 'b2'),
                             ({'learning_rate': -0.1}, 'learning_rate'))
   def test_impossible_values_are_refused(self, wrong, key):
     with self.assertRaisesRegex(ValueError, f'^{key}: expected'):

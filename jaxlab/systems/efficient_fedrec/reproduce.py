@@ -17,7 +17,7 @@ import optax
 from jaxlab import federated, parallel
 from jaxlab.data import adressa, mind_demo
 from jaxlab.data import news as news_data
-from jaxlab.federated import aggregators
+from jaxlab.federated import aggregators, sampling
 from jaxlab.federated import clients as clients_lib
 from jaxlab.federated import secure_aggregation as secure
 from jaxlab.federated.algorithms import server_descent
@@ -120,7 +120,7 @@ def cohorts_of(table, seed, rounds):
   users = np.unique(table['user'])
   clients = clients_lib.Clients.from_parts([np.flatnonzero(table['user'] == u) for u in users])
   made = [clients_lib.make_cohort(
-      clients, clients_lib.sample_uniform(len(users), COHORT, seed, r), WORK, seed, r,
+      clients, sampling.sample_uniform(len(users), COHORT, seed, r), WORK, seed, r,
       weighting='examples', steps=1) for r in range(rounds)]
   return federated.Cohort(*(np.concatenate(leaves) for leaves in zip(*made)))
 

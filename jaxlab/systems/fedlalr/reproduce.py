@@ -15,7 +15,7 @@ import optax
 
 from jaxlab import federated, models, optim, parallel
 from jaxlab.data import characters, partition, pipeline
-from jaxlab.federated import aggregators
+from jaxlab.federated import aggregators, sampling
 from jaxlab.federated import clients as clients_lib
 from jaxlab.tasks import classification, next_token
 from jaxlab.train import claims, evaluation, figures, task_gradient
@@ -87,7 +87,7 @@ def cohorts_of(labels, how, seed, rounds, participants, weighting):
   parts = partition.make_partition(PARTITIONS[how], labels, CLIENTS, seed)
   clients = clients_lib.Clients.from_parts(parts)
   made = [clients_lib.make_cohort(
-      clients, clients_lib.sample_uniform(CLIENTS, participants, seed, r), WORK, seed, r,
+      clients, sampling.sample_uniform(CLIENTS, participants, seed, r), WORK, seed, r,
       weighting=weighting, steps=MAX_STEPS) for r in range(rounds)]
   return federated.Cohort(*(np.concatenate(leaves) for leaves in zip(*made)))
 

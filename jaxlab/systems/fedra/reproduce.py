@@ -14,7 +14,7 @@ import optax
 
 from jaxlab import federated, models, parallel
 from jaxlab.data import partition, pipeline
-from jaxlab.federated import aggregators, attacks
+from jaxlab.federated import aggregators, attacks, sampling
 from jaxlab.federated import clients as clients_lib
 from jaxlab.tasks import classification
 from jaxlab.train import claims, figures, sweep, task_gradient
@@ -153,7 +153,7 @@ def make_shared(task, seeds):
     clients = clients_lib.Clients.from_parts(
         partition.make_partition(SIZES, table['label'], CLIENTS, seed))
     made = [clients_lib.make_cohort(
-        clients, clients_lib.sample_uniform(CLIENTS, COHORT, seed, r), WORK, seed, r,
+        clients, sampling.sample_uniform(CLIENTS, COHORT, seed, r), WORK, seed, r,
         weighting='examples', steps=MAX_STEPS) for r in range(ROUNDS)]
     cohorts.append(federated.Cohort(*(np.concatenate(leaves) for leaves in zip(*made))))
   flipped = attacks.poisoned(table, attacks.label_flip(num_classes=10),

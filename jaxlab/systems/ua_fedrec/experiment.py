@@ -17,7 +17,7 @@ import optax
 from jaxlab import federated
 from jaxlab.data import mind_demo
 from jaxlab.data import news as news_data
-from jaxlab.federated import aggregators, attacks
+from jaxlab.federated import aggregators, attacks, sampling
 from jaxlab.federated import clients as clients_lib
 from jaxlab.federated.algorithms import server_descent
 from jaxlab.metrics import ranking
@@ -136,7 +136,7 @@ def _draws(owner, seed, rounds):
   """The parts of a World that depend on who takes part and who is malicious, of one seed."""
   count = owner.max() + 1
   clients = clients_lib.Clients.from_parts([np.flatnonzero(owner == c) for c in range(count)])
-  chosen = [clients_lib.sample_uniform(count, COHORT, seed, r) for r in range(rounds)]
+  chosen = [sampling.sample_uniform(count, COHORT, seed, r) for r in range(rounds)]
   steps = int(clients_lib.num_steps(clients.sizes, WORK).max())
   made = [clients_lib.make_cohort(clients, ids, WORK, seed, r, weighting='examples', steps=steps,
                                   chunk=CLIENTS_PER_VMAP) for r, ids in enumerate(chosen)]

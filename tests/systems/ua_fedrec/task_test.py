@@ -11,7 +11,7 @@ from absl.testing import absltest, parameterized
 from jaxlab import federated, parallel, systems, train
 from jaxlab.config import ConfigError
 from jaxlab.data import pipeline
-from jaxlab.federated import aggregators, simulation
+from jaxlab.federated import aggregators, sampling, simulation
 from jaxlab.federated import clients as clients_lib
 from jaxlab.models import news as models
 from jaxlab.systems.ua_fedrec import experiment
@@ -87,7 +87,7 @@ class FederationTest(absltest.TestCase):
   def test_row_wise_but_for_the_rounds_with_the_attack(self):
     task, seed = make_task(), 7  # with which the attack acts in the third of three rounds
     malicious = make_federation().make_threat(seed).malicious
-    present = [malicious[clients_lib.sample_uniform(USERS, 2, seed, r)].any() for r in range(3)]
+    present = [malicious[sampling.sample_uniform(USERS, 2, seed, r)].any() for r in range(3)]
     self.assertEqual(present, [False, False, True])
     # One client at a time, so that both round alike: the scores' bias has no gradient but rounding,
     # of which Adam makes whole steps.
