@@ -3,11 +3,12 @@ import copy
 import importlib.util
 import pathlib
 import tempfile
+from unittest import mock
 
 from absl.testing import absltest, parameterized
 
 from jaxlab.config import ConfigError
-from jaxlab.systems.agatha import report
+from jaxlab.systems.agatha import evm, game, merkle, report
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -45,10 +46,25 @@ class DisputeTest(parameterized.TestCase):
       ({'model': {'name': 'vgg'}}, "unknown name 'vgg'; did you mean 'vgg16'"),
       ({'model': {'name': 'mlp', 'widths': 3}}, "model: unknown key 'widths'"),
       ({'money': {'burn_percent': 101}}, 'burn_percent: expected 0 to 100'),
-      ({'lines': 3}, "unknown key 'lines'"))
+      ({'lines': 3}, "unknown key 'lines'"), ({'fee': -1}, 'config.fee: expected at least 0'),
+      ({'fee': 1.5}, 'config.fee: expected int'),
+      ({'seed': -1}, 'config.seed: expected at least 0'),
+      ({'shape': (1, -8)}, r'config.shape\[1\]: expected at least 1, got -8'),
+      ({'shape': 8}, 'config.shape: expected tuple'),
+      ({'sizes': [{'model': {'name': 'mlp'}, 'shape': (0,)}]}, r'sizes\[0\].shape\[0\]: expected'),
+      ({'cheat': {'who': 'nobody'}}, 'config.cheat.line: expected'),
+      ({'cheat': {'who': 'submitter', 'line': 'a'}}, 'config.cheat.line: expected int'))
   def test_mistakes(self, change, message):
     with self.assertRaisesRegex(ConfigError, message):
       report.check(config(**change))
+
+  @parameterized.parameters(('Crypto.Hash', merkle.keccak256, b''),
+                            ('eth_tester', evm.EvmArbiter, game.Money()))
+  def test_the_extra_is_named(self, module, function, argument):
+    merkle._keccak.cache_clear()
+    with mock.patch.dict('sys.modules', {module: None}):
+      with self.assertRaisesRegex(ConfigError, r"pip install 'jaxlab\[agatha\]'"):
+        function(argument)
 
   def test_a_line_that_is_not_there(self):
     with self.assertRaisesRegex(ConfigError, 'config.cheat.line: expected 0 to'):

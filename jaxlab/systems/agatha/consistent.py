@@ -320,7 +320,7 @@ def outputs_of(program, values, xp=jnp):
   return jax.tree.unflatten(program.tree, leaves)
 
 
-def consistent(function, mode='ordered'):
+def consistent(function, mode='ordered', bits=None):
   """`function(parameters, *inputs)` with bits that do not depend on the platform.
 
   Traceable; lowered anew for new shapes. See `lowering.lower` for the arguments and errors.
@@ -328,13 +328,13 @@ def consistent(function, mode='ordered'):
   @functools.cache
   def program_of(tree, shapes):
     arguments = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(*shape) for shape in shapes])
-    return lowering.lower(function, *arguments, mode=mode)
+    return lowering.lower(function, *arguments, mode=mode, bits=bits)
 
   def run(parameters, *inputs):
     leaves, tree = jax.tree.flatten((parameters, *inputs))
     leaves = [jnp.asarray(x) for x in leaves]
     program = program_of(tree, tuple((x.shape, x.dtype) for x in leaves))
-    count = len(leaves) - len(inputs)
+    count = len(jax.tree.leaves(parameters))
     return outputs_of(program, evaluate(program, leaves[:count], leaves[count:]))
 
   return run

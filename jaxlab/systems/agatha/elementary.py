@@ -77,17 +77,32 @@ def _horner(b, x, coefficients):
   return p
 
 
-def exp(b, x):
-  """e**x: below 8e-8 relative error."""
+def _reduced_exp(b, x):
+  """(n, e**r - 1) such that x = n * log(2) + r, n whole and r small."""
   n = b.round_even(b.min(b.max(b.mul(x, 1.44269504088896341), -200.0), 200.0))
   r = b.sub(x, b.mul(n, 0.693359375))
   r = b.sub(r, b.mul(n, -2.12194440e-4))
   p = _horner(b, r, (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2,
                      1.6666665459e-1, 5.0000001201e-1))
-  y = b.add(b.add(b.mul(p, b.mul(r, r)), r), 1.0)
-  y = b.ldexp2(y, b.f2i(n))
+  return n, b.add(b.mul(p, b.mul(r, r)), r)
+
+
+def _scaled_exp(b, x, n, part):
+  """e**x from what `_reduced_exp` found."""
+  y = b.ldexp2(b.add(part, 1.0), b.f2i(n))
   y = b.select(b.lt(88.72283935546875, x), math.inf, y)
   return b.select(b.lt(x, -87.33654022216796875), 0.0, y)
+
+
+def exp(b, x):
+  """e**x: below 8e-8 relative error."""
+  return _scaled_exp(b, x, *_reduced_exp(b, x))
+
+
+def expm1(b, x):
+  """e**x - 1: below 4 ulp, also near 0, where 1 need not be added and taken away."""
+  n, part = _reduced_exp(b, x)
+  return b.select(b.eq(n, 0.0), part, b.sub(_scaled_exp(b, x, n, part), 1.0))
 
 
 def sigmoid(b, x):

@@ -6,6 +6,7 @@ import ast
 import json
 import pathlib
 
+from jaxlab import config as config_lib
 from jaxlab.systems.agatha import bops, game, merkle
 
 FOLDER = pathlib.Path(__file__).parent / 'contract'
@@ -44,8 +45,11 @@ class EvmArbiter:
   """
 
   def __init__(self, money):
-    import eth_tester
-    import web3
+    try:
+      import eth_tester
+      import web3
+    except ImportError as error:
+      raise config_lib.ConfigError("agatha needs: pip install 'jaxlab[agatha]'") from error
     game.check_money(money)
     self.money, self.log = money, []
     self._tester = eth_tester.EthereumTester(eth_tester.PyEVMBackend())
@@ -73,6 +77,7 @@ class EvmArbiter:
     """Sends a message in a block of its own; raises game.Refused if the contract reverts."""
     from eth_tester.exceptions import TransactionFailed
     from web3.exceptions import Web3Exception
+    game.check_call(name, arguments, value)  # web3 has errors of its own for what it cannot pack
     call = self._contract.get_function_by_name(name)(*map(_encoded, arguments))
     options = {'from': sender, 'value': value, 'gas': GAS}
     data = call.build_transaction({**options, 'gasPrice': self._web3.eth.gas_price})['data']

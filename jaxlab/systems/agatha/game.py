@@ -22,7 +22,10 @@ NOBODY = None
 
 
 class Refused(ValueError):  # noqa: N818
-  """A message that the arbiter does not accept, by the name of the contract's error."""
+  """A message that the arbiter does not accept, by the name of the contract's error.
+
+  'Malformed' is what the contract's interface has no message or no encoding for.
+  """
 
 
 class Money(NamedTuple):
@@ -81,6 +84,56 @@ class Witness(NamedTuple):
   line_hash: bytes = merkle.ZERO
 
 
+def _uint(bits):
+  return lambda x: isinstance(x, int) and not isinstance(x, bool) and 0 <= x < 1 << bits
+
+
+def _many(fits):
+  return lambda x: isinstance(x, tuple | list) and all(map(fits, x))
+
+
+def _struct(kind, *fields):
+  return lambda x: isinstance(x, kind) and all(fits(field) for fits, field in zip(fields, x))
+
+
+def _bytes(x):
+  return isinstance(x, bytes)
+
+
+def _word(x):
+  return _bytes(x) and len(x) == 32
+
+
+def _bool(x):
+  return isinstance(x, bool)
+
+
+def _shape(x):
+  return _many(_uint(64))(x) and len(x) < 256
+
+
+_words, _u64, _task = _many(_word), _uint(64), _uint(256)
+_opening = _struct(merkle.Opening, _uint(8), _shape, _word, _bytes, _words)
+_witness = _struct(Witness, _u64, _words, _opening, _word)
+_ARGUMENTS = {  # as the contract's interface declares them
+    'request': (_word, _word, _word), 'submit': (_task, _word), 'settle': (_task,),
+    'withdraw': (), 'challenge': (_task, _word),
+    'postTrace': (_task, _word, _u64, _word, _many(_u64), _words, _words, _many(_words)),
+    'postChildren': (_task, _word, _word), 'choose': (_task, _word, _word, _bool),
+    'nameElement': (_task, _u64), 'postElement': (_task, _bytes, _words, _opening, _word, _words),
+    'prove': (_task, _bytes, _u64, _many(_witness)),
+}
+_PAYABLE = ('request', 'submit', 'challenge')
+
+
+def check_call(name, arguments, value):
+  """Raises Refused unless the contract's interface has a message like this, so paid or not."""
+  expected = _ARGUMENTS.get(name)
+  _require(expected is not None and len(arguments) == len(expected) and all(
+      fits(argument) for fits, argument in zip(expected, arguments)), 'Malformed')
+  _require(value == 0 or name in _PAYABLE and _uint(256)(value), 'WrongPayment')
+
+
 class Ledger(NamedTuple):
   """Everything that the arbiter stores: tasks in order, what it owes to whom, what is burnt."""
   tasks: tuple[Task, ...] = ()
@@ -106,9 +159,10 @@ def apply(money, ledger, call):
   """The Ledger after a message.
 
   Raises:
-    Refused: the message is not allowed now, comes from the wrong party, is paid wrongly or proves
-      nothing; nothing has changed.
+    Refused: the message is malformed, not allowed now, comes from the wrong party, is paid wrongly
+      or proves nothing; nothing has changed.
   """
+  check_call(call.name, call.arguments, call.value)
   if call.name == 'withdraw':
     return ledger._replace(credit={**ledger.credit, call.sender: 0})
   if call.name == 'request':
@@ -116,7 +170,6 @@ def apply(money, ledger, call):
     return ledger._replace(tasks=(*ledger.tasks, _next(money, task, call, 'Requested', True)))
   number, *arguments = call.arguments
   _require(number < len(ledger.tasks), 'WrongState')
-  _require(call.value == 0 or call.name in ('submit', 'challenge'), 'WrongPayment')
   task, paid, burnt = _MESSAGES[call.name](money, ledger.tasks[number], call, *arguments)
   credit = dict(ledger.credit)
   for party, amount in paid:
@@ -180,7 +233,8 @@ def _challenge(money, task, call, output):
 def _post_trace(money, task, call, root, count, line_root, outputs, hashes, commitments, paths):
   _moving(task, call, 'TraceDue', True)
   header = b'\x05' + count.to_bytes(8, 'big') + line_root
-  _require(len(outputs) == len(hashes) == len(commitments) == len(paths), 'BadProof')
+  # With too few hashes or paths the header ends too early; too many are not looked at.
+  _require(0 < len(outputs) == len(commitments), 'BadProof')
   for number, line_hash, commitment, path in zip(outputs, hashes, commitments, paths):
     header += number.to_bytes(8, 'big')
     leaf = merkle.trace_leaf(number, line_hash, commitment)
@@ -262,11 +316,14 @@ def _prove(money, task, call, data, value, witnesses):
   _require(merkle.keccak256(b'\x06' + data) == task.line_hash, 'BadProof')
   line = _decode(data)
   if not task.count:
+    _require(witnesses, 'BadProof')
     ref, value = scalar.origin(line, task.element), task.value
     truth = _read(task, line, ref, witnesses, 0)
   else:
     _require(merkle.step_leaf(task.index, value) == task.node, 'BadProof')
     name, refs = scalar.step(line, task.element, task.index)
+    # A packed step of a MAP has room for three operands, and the contract goes through all.
+    _require(len(witnesses) >= (3 if line.kind == 'MAP' else len(refs)), 'BadProof')
     truth = bops.python_bop(name, *(_read(task, line, ref, witnesses, i)
                                     for i, ref in enumerate(refs)))
   return _end(money, task, call, truth == value)
@@ -278,7 +335,6 @@ def _read(task, line, ref, witnesses, number):
     return ref.value
   if ref.kind == 'element' and line.operands[ref.value].source == 'literal':
     return line.operands[ref.value].number
-  _require(number < len(witnesses), 'BadProof')
   witness = witnesses[number]
   if ref.kind == 'step':
     leaf = merkle.step_leaf(ref.value, witness.value)

@@ -237,22 +237,26 @@ def lower(function, parameters, *inputs, mode='ordered', bits=None):
   Args:
     function: a traceable function; jit, custom derivatives, remat and scan are flattened.
     parameters: pytree of arrays (or their shapes and dtypes): float32, int32, uint32 or bool.
-    *inputs: likewise, one array each.
+    *inputs: likewise; their leaves are the program's inputs, in order.
     mode: 'ordered' (IEEE sums, k ascending) or 'exact' (integer sums, one rounding).
     bits: of the integers of mode 'exact', 1..24; by the length of the sum, 20 to 24, by default.
 
   Raises:
     ConfigError: `mode` is unknown or `bits` out of range.
-    NotImplementedError: a primitive that has no rule, by its name.
+    NotImplementedError: a primitive that has no rule, by its name, or an empty array.
     TypeError: a dtype that has no commitment.
+    ValueError: the function returns nothing.
   """
   from jaxlab.systems.agatha import rules
   config_lib.require(mode in MODES, 'mode', f'one of {MODES}', mode)
   config_lib.require(bits is None or 1 <= bits <= MOST_BITS, 'bits', f'1 to {MOST_BITS}', bits)
   closed, shapes = jax.make_jaxpr(function, return_shape=True)(parameters, *inputs)
   leaves, _ = jax.tree_util.tree_flatten_with_path(parameters)
-  for aval in closed.in_avals:
-    check_dtype('an argument', aval)
+  if not closed.out_avals:
+    raise ValueError('a function that returns no array: there is no result to commit to')
+  for name, avals in (('an argument', closed.in_avals), ('a result', closed.out_avals)):
+    for aval in avals:
+      check_array(name, aval)
   lowering = Lowering(mode, bits, closed.in_avals[:len(leaves)], closed.in_avals[len(leaves):])
   results = flatten(lowering, closed.jaxpr, map(lowering.constant, closed.consts), lowering.leaves,
                     rules.RULES)
@@ -271,8 +275,15 @@ def _copy(lowering, value):
                        (int(bool(value.shape)),), lambda xp, x: xp.asarray(x))
 
 
-def check_dtype(name, aval):
-  """Raises TypeError unless values of this type can be committed."""
+def check_array(name, aval):
+  """Checks that a line can hold values of this type.
+
+  Raises:
+    NotImplementedError: it is empty; a dispute about a line has to name an element of it.
+    TypeError: the dtype has no commitment.
+  """
+  if 0 in aval.shape:
+    raise NotImplementedError(f'{name}: no consistent rule for an empty array {aval.shape}')
   if aval.dtype.name not in merkle.DTYPES:
     raise TypeError(f'{name}: no commitment for dtype {aval.dtype.name}; expected '
                     f'{", ".join(merkle.DTYPES)}')
@@ -288,8 +299,8 @@ def flatten(lowering, jaxpr, constants, arguments, rules):
     name = eqn.primitive.name
     if name not in rules:
       raise NotImplementedError(f'no consistent rule for the primitive {name!r}')
-    for var in eqn.outvars:
-      check_dtype(name, var.aval)
+    for var in (*eqn.invars, *eqn.outvars):
+      check_array(name, var.aval)
     results = rules[name](lowering, eqn, *map(read, eqn.invars))
     values.update(zip(eqn.outvars, results, strict=True))
   return [read(var) for var in jaxpr.outvars]

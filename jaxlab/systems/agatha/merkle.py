@@ -6,9 +6,12 @@ keccak-256 is Ethereum's (padding 0x01), not SHA3-256; it comes from pycryptodom
 [agatha].
 """
 import functools
+import math
 from typing import NamedTuple
 
 import numpy as np
+
+from jaxlab import config as config_lib
 
 CHUNK, LARGE_CHUNK = 32, 1024  # bytes
 LARGE = 65536  # bytes above which a tensor has large chunks
@@ -19,7 +22,10 @@ DTYPE_NAMES = {code: name for name, code in DTYPES.items()}
 
 @functools.cache
 def _keccak():
-  from Crypto.Hash import keccak
+  try:
+    from Crypto.Hash import keccak
+  except ImportError as error:
+    raise config_lib.ConfigError("agatha needs: pip install 'jaxlab[agatha]'") from error
   return keccak.new
 
 
@@ -39,8 +45,11 @@ def node(left, right):
 
 
 def tree(leaves):
-  """The levels of a Merkle tree, leaves (padded with zeros) first, the root's level last."""
-  level, padding = list(leaves), ZERO
+  """The levels of a Merkle tree, leaves (padded with zeros) first, the root's level last.
+
+  Of no leaves it is that of one zero.
+  """
+  level, padding = list(leaves) or [ZERO], ZERO
   levels = []
   for height in range(depth_of(len(level)), 0, -1):
     missing = (1 << height) - len(level)
@@ -98,7 +107,7 @@ class Opening(NamedTuple):
 
 def chunk_bytes(shape):
   """Bytes of a chunk of a tensor of this shape (4 bytes an element)."""
-  return LARGE_CHUNK if 4 * int(np.prod(shape, dtype=np.int64)) > LARGE else CHUNK
+  return LARGE_CHUNK if 4 * math.prod(shape) > LARGE else CHUNK
 
 
 def words(array):

@@ -159,14 +159,24 @@ class Trace:
     """`honest` is a Trace that shares outputs with this one; they are not hashed again."""
     self.execution = execution
     self.program = execution.published.program
-    shared = honest.execution.values if honest else (None,) * len(execution.values)
-    self.tensors = [honest.tensors[i] if mine is theirs else merkle.commit(typed(execution, i))
-                    for i, (mine, theirs) in enumerate(zip(execution.values, shared))]
-    self.levels = merkle.tree([
-        merkle.trace_leaf(i, line_hash, tensor.commitment) for i, (line_hash, tensor) in enumerate(
-            zip(execution.published.hashes, self.tensors))])
+    self._honest = honest
     self._leaves = {'parameter': execution.parameters, 'input': execution.inputs}
     self.steps = functools.lru_cache(self._steps)
+
+  @functools.cached_property
+  def tensors(self):
+    """The committed outputs of all lines."""
+    honest = self._honest
+    shared = honest.execution.values if honest else (None,) * len(self.execution.values)
+    return [honest.tensors[i] if mine is theirs else merkle.commit(typed(self.execution, i))
+            for i, (mine, theirs) in enumerate(zip(self.execution.values, shared))]
+
+  @functools.cached_property
+  def levels(self):
+    """The Merkle tree over them."""
+    return merkle.tree([
+        merkle.trace_leaf(i, line_hash, tensor.commitment) for i, (line_hash, tensor) in enumerate(
+            zip(self.execution.published.hashes, self.tensors))])
 
   def _steps(self, number, element):
     """(values, tree) of the steps of an element."""
@@ -225,6 +235,9 @@ def submitter_move(trace, task):
     return 'postChildren', _children(trace.levels, task.depth, task.index)
   number = line_of(published, task)
   line = program.lines[number]
+  if task.state == 'LineFound' and task.element >= line.size:  # the line alone decides
+    return 'postElement', (graph.encode(line), merkle.path(published.levels, number),
+                           game.Witness().opening, merkle.ZERO, ())
   steps = trace.steps(number, task.element)
   if task.state == 'LineFound':
     last = scalar.steps(line) - 1
@@ -265,7 +278,8 @@ def challenger_move(trace, task, children, tensor, lie=None):
     if lie is not None:
       return 'nameElement', (lie.element,)
     mine = trace.execution.values[task.index].reshape(-1)
-    return 'nameElement', (int(np.flatnonzero(mine != tensor)[0]),)
+    # None differs if the submitter committed to something else than he publishes: any will do.
+    return 'nameElement', (int(np.argmax(mine != tensor)),)
   if lie is not None:
     target = lie.line if task.state == 'BisectLine' else lie.step
     return 'choose', (*children, bool(target >> (task.depth - 1) & 1))

@@ -78,7 +78,12 @@ def _random_leaf(name, shape, rng):
 
 
 def make_case(config):
-  """The Case of a config: see `make_model`; 'mode' is the program's."""
+  """The Case of a config: see `make_model`; 'mode' is the program's.
+
+  Raises:
+    PlatformError: this platform computes other bits; nothing has been committed.
+  """
+  platform.check_platform()
   function, variables, inputs = make_model(config)
   program = lowering.lower(function, variables, *inputs, mode=config['mode'])
   published = parties.publish(program)
@@ -102,14 +107,19 @@ def random_lie(case, line, rng):
 def play(arbiter, case, *, fault=None, lie=None, silent=None, fee=100):
   """One task on an arbiter: honest, with a Fault of the submitter, or a Lie of the challenger.
 
+  The case comes from `make_case`, which has checked the platform.
+
   Returns:
     parties.Result; None where nobody had a reason to challenge and the result was accepted.
+
+  Raises:
+    ConfigError: the fault changes nothing.
   """
   requester, submitter, challenger = map(arbiter.party, ('requester', 'submitter', 'challenger'))
-  platform.check_platform()
   mine = case.trace
   if fault is not None:
     wrong = parties.corrupt(case.trace.execution, fault, case.leaves, case.inputs)
+    config_lib.require(wrong is not None, 'fault', "one that changes its line's output", fault)
     mine = parties.Trace(wrong, case.trace)
   number = arbiter.request(
       requester, case.published.digest,

@@ -30,7 +30,15 @@ def check(config):
                        list(size))
     model = config_lib.choose_named(size['model'], play.MODELS, f'{where}.model')
     config_lib.check_arguments(model, size['model'], f'{where}.model', injected=('num_classes',))
+    config_lib.check_type(size['shape'], tuple[int, ...], f'{where}.shape')
+    config_lib.at_least(1, {f'shape[{i}]': n for i, n in enumerate(size['shape'])}, where=where)
+  for key in ('fee', 'seed'):
+    config_lib.check_type(config[key], int, f'config.{key}')
+  config_lib.at_least(0, config, ('fee', 'seed'), 'config')
   config_lib.check_keys(config['cheat'], ('who', 'line'), 'config.cheat')
+  for key in ('who', 'line'):
+    config_lib.require(key in config['cheat'], f'config.cheat.{key}', 'a value', None)
+  config_lib.check_type(config['cheat']['line'], int, 'config.cheat.line')
   config_lib.require(config['cheat']['who'] in WHO, 'config.cheat.who', f'one of {WHO}',
                      config['cheat']['who'])
   game.check_money(config_lib.call(game.Money, config['money'], 'money'))

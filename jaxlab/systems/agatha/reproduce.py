@@ -78,15 +78,17 @@ def counted_hashes():
     yield counter
 
 
-def undisputed(case, money, ablate):
+def undisputed(config, money, ablate):
   """Hashes of the undisputed path, those that its commitments need, and its log on the contract."""
   arbiter = play.arbiter_of('evm')(money)
   with counted_hashes() as counter:
+    case = play.make_case(config)
     play.play(arbiter, case)
     if ablate:
-      parties.Trace(case.trace.execution)
+      merkle.root_of(case.trace.levels)
     paid = counter.call_count
   with counted_hashes() as counter:
+    parties.publish(case.published.program)
     parties.root_over([*case.leaves, *case.published.program.constants])
     parties.root_over(case.inputs)
     for _ in range(2):  # the submitter's result and the one that the challenger compares with it
@@ -156,7 +158,7 @@ def main(seed, workdir, ablate):
   cases = {name: play.make_case(config) for name, config in configs.items()}
   games = {name: play_games(case, rng, ablate) for name, case in cases.items()}
   cheats, lies = ([row for rows in games.values() for row in rows[side]] for side in (0, 1))
-  paid, needed, log = undisputed(cases['cnn'], money, ablate)
+  paid, needed, log = undisputed(configs['cnn'], money, ablate)
   won, logs = on_the_contract(cases['mlp'], rng, money)
   found = {name: finish(name, process) for name, process in processes.items()}
   reference = {

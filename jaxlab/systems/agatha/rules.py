@@ -13,8 +13,8 @@ from jaxlab.systems.agatha import elementary
 from jaxlab.systems.agatha import lowering as lowering_lib
 from jaxlab.systems.agatha.lowering import Contraction, strides_of
 
-ONE, TRUE, ALL = 0x3f800000, 1, 0xffffffff
-NEGATIVE_INFINITY, POSITIVE_INFINITY = 0xff800000, 0x7f800000
+ONE, TRUE, ALL, MAGNITUDE = 0x3f800000, 1, 0xffffffff, 0x7fffffff
+NEGATIVE_INFINITY, POSITIVE_INFINITY, NAN = 0xff800000, 0x7f800000, 0x7fc00000
 RULES = {}
 
 
@@ -28,15 +28,15 @@ def _rule(*names):
 # --- one element at a time
 
 
-def _power(b, x, y):
+def _power(b, x, y, multiply, one):
   """x**y for a static integer by squaring, the lowest bit first."""
   if y == 0:
-    return b.select(0, x, 1.0)
+    return b.select(0, x, one)
   result, power = None, x
   for i, bit in enumerate(bin(abs(y))[:1:-1]):
-    power = b.mul(power, power) if i else power
+    power = multiply(power, power) if i else power
     if bit == '1':
-      result = power if result is None else b.mul(result, power)
+      result = power if result is None else multiply(result, power)
   return b.div(1.0, result) if y < 0 else result
 
 
@@ -49,15 +49,21 @@ def _truth(b, x):
   return b.iadd(x, 0)
 
 
+def _canonical_nan(b, x):
+  """Any bit pattern as a float32 whose NaN is the one that is committed."""
+  return b.select(b.ilt(POSITIVE_INFINITY, b.iand(x, MAGNITUDE)), NAN, x)
+
+
 _FLOAT = {
-    'add': lambda b, x, y: b.add(x, y), 'sub': lambda b, x, y: b.sub(x, y),
-    'mul': lambda b, x, y: b.mul(x, y), 'div': lambda b, x, y: b.div(x, y),
-    'max': lambda b, x, y: b.max(x, y), 'min': lambda b, x, y: b.min(x, y),
-    'neg': lambda b, x: b.neg(x), 'abs': elementary.absolute, 'sign': _sign,
+    'add': lambda b, x, y: b.add(x, y), 'add_any': lambda b, x, y: b.add(x, y),
+    'sub': lambda b, x, y: b.sub(x, y), 'mul': lambda b, x, y: b.mul(x, y),
+    'div': lambda b, x, y: b.div(x, y), 'max': lambda b, x, y: b.max(x, y),
+    'min': lambda b, x, y: b.min(x, y), 'neg': lambda b, x: b.neg(x),
+    'abs': elementary.absolute, 'sign': _sign,
     'sqrt': lambda b, x: b.sqrt(x), 'rsqrt': elementary.rsqrt, 'exp': elementary.exp,
     'exp2': lambda b, x: elementary.exp(b, b.mul(x, math.log(2.0))),
-    'log': elementary.log, 'log1p': elementary.log1p,
-    'expm1': lambda b, x: b.sub(elementary.exp(b, x), 1.0), 'tanh': elementary.tanh,
+    'expm1': elementary.expm1, 'log': elementary.log, 'log1p': elementary.log1p,
+    'tanh': elementary.tanh,
     'logistic': elementary.sigmoid, 'erf': elementary.erf, 'erfc': elementary.erfc,
     'square': lambda b, x: b.mul(x, x), 'floor': lambda b, x: b.floor(x),
     'ceil': lambda b, x: b.neg(b.floor(b.neg(x))),
@@ -67,9 +73,10 @@ _FLOAT = {
     'is_finite': lambda b, x: b.lt(elementary.absolute(b, x), math.inf),
 }
 _INTEGER = {
-    'add': lambda b, x, y: b.iadd(x, y), 'sub': lambda b, x, y: b.isub(x, y),
-    'mul': lambda b, x, y: b.imul(x, y), 'neg': lambda b, x: b.isub(0, x),
-    'eq': lambda b, x, y: b.ieq(x, y), 'ne': lambda b, x, y: b.ieq(b.ieq(x, y), 0),
+    'add': lambda b, x, y: b.iadd(x, y), 'add_any': lambda b, x, y: b.iadd(x, y),
+    'sub': lambda b, x, y: b.isub(x, y), 'mul': lambda b, x, y: b.imul(x, y),
+    'neg': lambda b, x: b.isub(0, x), 'eq': lambda b, x, y: b.ieq(x, y),
+    'ne': lambda b, x, y: b.ieq(b.ieq(x, y), 0),
     'and': lambda b, x, y: b.iand(x, y), 'or': lambda b, x, y: b.ior(x, y),
     'xor': lambda b, x, y: b.ixor(x, y), 'not': lambda b, x: b.ixor(x, ALL),
     'shift_left': lambda b, x, y: b.ishl(x, y),
@@ -100,7 +107,11 @@ def _elementwise(low, eqn, *values):
 @_rule('integer_pow')
 def _integer_pow(low, eqn, x):
   y = eqn.params['y']
-  program = (lambda b, x: b.max(x, x)) if y == 1 else lambda b, x: _power(b, x, y)
+  if x.dtype == 'float32':
+    same, multiply, one = (lambda b, x: b.max(x, x)), 'mul', 1.0
+  else:
+    same, multiply, one = _truth, 'imul', 1
+  program = same if y == 1 else lambda b, x: _power(b, x, y, getattr(b, multiply), one)
   return [low.map('integer_pow', x.shape, x.dtype, [x], program)]
 
 
@@ -152,7 +163,8 @@ def _convert(low, eqn, x):
 @_rule('bitcast_convert_type')
 def _bitcast(low, eqn, x):
   out = eqn.outvars[0].aval
-  return [low.map('bitcast_convert_type', out.shape, out.dtype.name, [x], _truth)]
+  program = _canonical_nan if out.dtype == np.float32 else _truth
+  return [low.map('bitcast_convert_type', out.shape, out.dtype.name, [x], program)]
 
 
 # --- data movement
@@ -315,8 +327,16 @@ def _cumsum(low, eqn, x):
   return [low.concatenate([parts[i] for i in range(n)], axis, 'cumsum')]
 
 
+def _require_floats(eqn):
+  for var in (*eqn.invars, *eqn.outvars):
+    if var.aval.dtype != np.float32:
+      raise NotImplementedError(
+          f'no consistent rule for the primitive {eqn.primitive.name!r} of {var.aval.dtype}')
+
+
 @_rule('dot_general')
 def _dot_general(low, eqn, left, right):
+  _require_floats(eqn)
   (left_k, right_k), (left_g, right_g) = eqn.params['dimension_numbers']
   sides = {}
   for side, value, k, g in (('left', left, left_k, left_g), ('right', right, right_k, right_g)):
@@ -340,6 +360,7 @@ def _dot_general(low, eqn, left, right):
 @_rule('conv_general_dilated')
 def _conv(low, eqn, x, kernel):
   params, numbers = eqn.params, eqn.params['dimension_numbers']
+  _require_floats(eqn)
   if params['batch_group_count'] != 1:
     raise NotImplementedError(
         "no consistent rule for the primitive 'conv_general_dilated' with batch groups")

@@ -159,11 +159,13 @@ class ElementaryTest(parameterized.TestCase):
   @parameterized.parameters(
       (jnp.log, np.log, 1, 'positive'), (jnp.log1p, np.log1p, 2, 'positive'),
       (jax.lax.erf, special.erf, 3, 'small'),
+      (jnp.expm1, np.expm1, 4, 'small'),
       (jax.lax.rsqrt, lambda x: 1 / np.sqrt(x), 2, 'positive'),
       (jnp.exp2, np.exp2, 5, 'small'))
   def test_units_in_the_last_place(self, function, reference, most, domain):
     rng = np.random.default_rng(0)
     x = (rng.normal(size=20000) * 2).clip(-9, 9).astype(np.float32)
+    x[:200] = np.logspace(-30, -1, 200)
     if domain == 'positive':
       x = np.concatenate([np.abs(x) + 1e-6, np.logspace(-30, 30, 2000)]).astype(np.float32)
     got = outputs(function, x)[0].view(np.float32).astype(np.float64)

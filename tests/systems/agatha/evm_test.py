@@ -100,6 +100,9 @@ class GameTest(parameterized.TestCase):
   def test_refusals(self):
     game_test.check_refusals(self, arbiter(), game_test.small())
 
+  def test_an_element_that_is_not_there(self):
+    game_test.check_an_element_that_is_not_there(self, arbiter())
+
   @parameterized.parameters(('submit', 'Refunded'), ('postTrace', 'Rejected'),
                             ('choose', 'Submitted'))
   def test_the_clock(self, name, state):

@@ -5,6 +5,7 @@ from unittest import mock
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
+from jax import lax
 
 from jaxlab.config import ConfigError
 from jaxlab.systems.agatha import consistent, game, lowering, merkle, parties, play, scalar
@@ -32,11 +33,14 @@ def tiny(seed):
     for tail in picked:
       y = tail(y) if y.ndim == 2 else y * 2
     return y
-  mode = lowering.MODES[int(rng.integers(2))]
-  program = lowering.lower(function, w, x, mode=mode)
-  published = parties.publish(program)
-  return play.Case(function, w, (x,), published,
-                   parties.Trace(parties.execute(published, [w], (x,))))
+  return case_of(function, w, x, lowering.MODES[int(rng.integers(2))])
+
+
+def case_of(function, parameters, x, mode='ordered'):
+  """A Case of a function of (parameters, x)."""
+  published = parties.publish(lowering.lower(function, parameters, x, mode=mode))
+  case = play.Case(function, parameters, (x,), published, None)
+  return case._replace(trace=parties.Trace(parties.execute(published, case.leaves, (x,))))
 
 
 def owed(arbiter):
@@ -113,11 +117,12 @@ class CheatTest(parameterized.TestCase):
     self.assertEqual(games, 200)
 
   def test_the_undisputed_path_hashes_no_trace(self):
-    case = small()
     with mock.patch.object(merkle, 'keccak256', wraps=merkle.keccak256) as hashes:
+      case = play.make_case({**SMALL, 'mode': 'ordered'})
       self.assertIsNone(play.play(game.PyArbiter(MONEY), case))
       paid = hashes.call_count
       hashes.reset_mock()
+      parties.publish(case.published.program)
       parties.root_over([*case.leaves, *case.published.program.constants])
       parties.root_over(case.inputs)
       parties.output_root(case.trace.execution)
@@ -125,10 +130,34 @@ class CheatTest(parameterized.TestCase):
       self.assertEqual(paid, hashes.call_count)
 
   def test_a_platform_that_differs_commits_nothing(self):
-    with mock.patch.object(play.platform, 'check_platform',
-                           side_effect=play.platform.PlatformError('add')):
+    with (mock.patch.object(merkle, 'keccak256') as hashes,
+          mock.patch.object(play.platform, 'check_platform',
+                            side_effect=play.platform.PlatformError('add'))):
       with self.assertRaisesRegex(play.platform.PlatformError, 'add'):
-        play.play(game.PyArbiter(MONEY), small())
+        play.make_case({**SMALL, 'mode': 'ordered'})
+      hashes.assert_not_called()
+
+  def test_a_program_without_parameters(self):
+    case = case_of(lambda _, x: x * 2, {}, np.ones((2, 3), np.float32))
+    result = play.play(game.PyArbiter(MONEY), case, fault=parties.Fault(0, 4, 0, 1))
+    self.assertEqual((result.winner, result.element), ('challenger', 4))
+
+  def test_an_honest_submitter_of_any_nan(self):
+    patterns = np.array([0x3f800000, 0x7f800001], np.int32)
+    case = case_of(lambda _, x: lax.bitcast_convert_type(x, jnp.float32), {}, patterns)
+    result = play.play(game.PyArbiter(MONEY), case, lie=parties.Lie(0, 1, 0))
+    self.assertEqual(result.winner, 'submitter')
+
+  def test_a_fault_that_changes_nothing(self):
+    case = case_of(lambda _, x: x * 2, {}, np.full(1, np.nan, np.float32))
+    with self.assertRaisesRegex(ConfigError, 'fault: expected one that changes'):
+      play.play(game.PyArbiter(MONEY), case, fault=parties.Fault(0, 0, 0, 1))
+
+  def test_a_commitment_to_something_else_than_is_published(self):
+    trace = small().trace
+    task = game.Task('LineFound', 'requester', 0, *(merkle.ZERO,) * 3, index=2)
+    move = parties.challenger_move(trace, task, (), trace.execution.values[2].reshape(-1))
+    self.assertEqual(move, ('nameElement', (0,)))
 
   def test_the_result_is_that_of_the_evaluator(self):
     case = small()
@@ -187,19 +216,46 @@ class Script:
       self.send()
 
 
+def spoilt(name, argument):
+  """(error, a variant of an argument of a message) of every way to spoil it."""
+  if isinstance(argument, bool):
+    yield 'Malformed', 2
+  elif isinstance(argument, int):
+    yield from (('Malformed', wrong) for wrong in (-1, 2**64))
+  elif isinstance(argument, merkle.Opening):
+    yield 'BadProof', argument._replace(chunk=b'\xff' * len(argument.chunk))
+    yield 'BadProof', argument._replace(chunk=argument.chunk[1:])
+    yield 'BadProof', argument._replace(dtype=argument.dtype % 4 + 1)
+    yield 'BadProof', argument._replace(shape=(*argument.shape, 1))
+    yield 'Malformed', argument._replace(dtype=256)
+    yield 'Malformed', argument._replace(shape=(*argument.shape, -1))
+    yield 'Malformed', argument._replace(root=argument.root + b'\0')
+  elif isinstance(argument, bytes) and len(argument) == 32:
+    yield 'Malformed', argument[1:]
+    yield 'Malformed', argument + b'\0'
+    if name not in ('submit', 'challenge'):
+      yield 'BadProof', bytes(31) + b'\x01'
+  elif name == 'prove' and isinstance(argument, tuple):
+    first = argument[0]
+    yield 'BadProof', (first._replace(path=(*first.path, merkle.ZERO), value=12345), *argument[1:])
+    yield 'Malformed', (first._replace(value=2**64), *argument[1:])
+    yield 'Malformed', (first._replace(path=(b'',)), *argument[1:])
+    yield 'BadProof|Panic', argument[1:] if len(argument) == 1 else argument[:1]
+  elif isinstance(argument, tuple) and isinstance(argument[0], bytes):
+    yield 'Malformed', (argument[0][1:], *argument[1:])
+
+
 def malformed(name, arguments):
-  """Variants of a message's arguments with one proof spoilt each."""
+  """(error, a variant of a message's arguments with one of them spoilt)."""
+  yield 'Malformed', arguments[1:]
   for i, argument in enumerate(arguments):
-    if isinstance(argument, bytes) and len(argument) == 32:
-      yield (*arguments[:i], bytes(31) + b'\x01', *arguments[i + 1:])
-    if isinstance(argument, merkle.Opening):
-      yield (*arguments[:i], argument._replace(chunk=b'\xff' * len(argument.chunk)),
-             *arguments[i + 1:])
-      yield (*arguments[:i], argument._replace(dtype=argument.dtype % 4 + 1), *arguments[i + 1:])
-      yield (*arguments[:i], argument._replace(shape=(*argument.shape, 1)), *arguments[i + 1:])
-    if name == 'prove' and isinstance(argument, tuple):
-      spoilt = argument[0]._replace(path=(*argument[0].path, merkle.ZERO), value=12345)
-      yield (*arguments[:i], (spoilt, *argument[1:]), *arguments[i + 1:])
+    for error, wrong in spoilt(name, argument):
+      yield error, (*arguments[:i], wrong, *arguments[i + 1:])
+  if name == 'postTrace':
+    root, count, lines, *lists = arguments
+    yield 'Malformed', (root, count, lines + lists[0][0].to_bytes(8, 'big'), *((),) * 4)
+    yield 'BadProof', (root, count, lines, lists[0][1:], *lists[1:])
+    yield 'BadProof|Panic', (root, count, lines, lists[0], (), *lists[2:])
 
 
 DISPUTE = ('submit', 'challenge', 'postTrace', 'postChildren', 'choose', 'nameElement',
@@ -221,9 +277,14 @@ def check_refusals(test, arbiter, case):
       else:
         with test.assertRaisesRegex(game.Refused, 'WrongPayment'):
           arbiter.send(sender, name, number, *arguments, value=value - 1)
-      for wrong in malformed(name, arguments) if name not in ('submit', 'challenge') else ():
-        with test.assertRaisesRegex(game.Refused, 'BadProof'):
+      for error, wrong in malformed(name, arguments):
+        with test.assertRaisesRegex(game.Refused, error, msg=(name, wrong)):
           send(sender, name, number, *wrong)
+      for wrong in (-1, 2**256):
+        with test.assertRaisesRegex(game.Refused, 'Malformed'):
+          send(sender, name, wrong, *arguments)
+      with test.assertRaisesRegex(game.Refused, 'WrongPayment'):
+        arbiter.send(sender, name, number, *arguments, value=value + 1)
       with test.assertRaisesRegex(game.Refused, 'TooEarly'):
         arbiter.send(script.other, 'settle', number)
       test.assertEqual(arbiter.task(number), before)
@@ -235,12 +296,39 @@ def check_refusals(test, arbiter, case):
   test.assertEqual(arbiter.task(script.number).state, 'Rejected')
   with test.assertRaisesRegex(game.Refused, 'WrongState'):
     arbiter.send(script.other, 'settle', script.number)
+  balance = arbiter.balance()
+  for error, name, arguments, value in (
+      ('Malformed', 'burn', (script.number,), 0), ('WrongPayment', 'withdraw', (), 7),
+      ('WrongPayment', 'request', (merkle.ZERO,) * 3, -5),
+      ('Malformed', 'request', (merkle.ZERO,) * 2, 5)):
+    with test.assertRaisesRegex(game.Refused, error):
+      arbiter.send(script.other, name, *arguments, value=value)
+  test.assertEqual(arbiter.balance(), balance)
+
+
+def check_an_element_that_is_not_there(test, arbiter):
+  """A challenger who names one has lost; the honest submitter has an answer to it."""
+  lie = parties.Lie(1, 10**6, 0)
+  result = play.play(arbiter, small(), lie=lie)
+  test.assertEqual((result.winner, result.messages[-1]), ('submitter', 'postElement'))
 
 
 class RefusalTest(parameterized.TestCase):
 
   def test_wrong_roles_payments_proofs_and_replays(self):
     check_refusals(self, game.PyArbiter(MONEY), small())
+
+  def test_a_trace_without_outputs(self):
+    arbiter = game.PyArbiter(MONEY)
+    program = merkle.keccak256(b'\x05' + (1).to_bytes(8, 'big') + merkle.ZERO)
+    number = arbiter.request('requester', program, merkle.ZERO, merkle.ZERO, fee=0)
+    arbiter.send('submitter', 'submit', number, merkle.ZERO, value=MONEY.submitter_deposit)
+    arbiter.send('challenger', 'challenge', number, program, value=MONEY.challenger_deposit)
+    with self.assertRaisesRegex(game.Refused, 'BadProof'):
+      arbiter.send('submitter', 'postTrace', number, merkle.ZERO, 1, merkle.ZERO, *((),) * 4)
+
+  def test_an_element_that_is_not_there(self):
+    check_an_element_that_is_not_there(self, game.PyArbiter(MONEY))
 
   @parameterized.parameters(
       ('submit', 'Refunded'), ('challenge', 'Accepted'), ('postTrace', 'Rejected'),

@@ -23,6 +23,11 @@ def kernel(*shape):
   return jnp.asarray(np.random.default_rng(1).normal(size=shape), jnp.float32)
 
 
+def _integer_powers(x):
+  unsigned = x.astype(jnp.uint32)**5
+  return x**3 - lax.integer_pow(x, 1) * lax.integer_pow(x, 0) + unsigned.astype(jnp.int32)
+
+
 FUNCTIONS = {
     'pad': lambda x: lax.pad(x, 2.0, ((1, -1, 2), (-2, 3, 0))),
     'concatenate': lambda x: jnp.concatenate([x[1:], x * 2, x[::-1, ::-1]]),
@@ -33,6 +38,8 @@ FUNCTIONS = {
     'comparisons': lambda x: jnp.where((x > 0) & (x <= 1) | ~(x != x), x, -x),
     'scan': lambda x: lax.scan(lambda c, row: (c * 0.5 + row, c), x[0], x)[1],
     'powers': lambda x: x**3 + x**-2 + jnp.abs(x)**5 + jnp.sign(x) + jnp.square(x),
+    'integer powers': lambda x: _integer_powers((x * 9).astype(jnp.int32)),
+    'gradient': jax.grad(lambda x: jnp.sum(jnp.tanh(x) * x)),
     'batched dot': lambda x: jnp.einsum('ij,kj,il->kil', x, x, x),
     'rounding': lambda x: jnp.floor(x * 3) + jnp.ceil(x) + jnp.round(x * 2) + jnp.clip(x, -1, 1),
     'checkpoint': lambda x: jax.checkpoint(jax.nn.silu)(x) + jax.nn.gelu(x, approximate=False),
@@ -87,6 +94,39 @@ class LoweringTest(parameterized.TestCase):
     with self.assertRaisesRegex(ConfigError, 'mode: expected one of'):
       lowering.lower(lambda _, x: x, {}, X, mode='fast')
 
+  @parameterized.parameters('int32', 'uint32', 'bool')
+  def test_contractions_of_other_dtypes_are_named(self, dtype):
+    x = np.ones((1, 2, 2, 1), dtype)
+    dot = lambda x: lax.dot_general(x, x, (((1,), (1,)), ((), ())))
+    to_float = lambda x: lax.dot_general(x, x, (((1,), (1,)), ((), ())),
+                                         preferred_element_type=jnp.float32)
+    for function in (dot, to_float):
+      with self.assertRaisesRegex(NotImplementedError, f"primitive 'dot_general' of {dtype}"):
+        lowering.lower(lambda _, x: function(x), {}, x)
+    with self.assertRaisesRegex(NotImplementedError, f"'conv_general_dilated' of {dtype}"):
+      lowering.lower(lambda _, x: conv(x, x), {}, x)
+
+  @parameterized.parameters(
+      (lambda x, none: none @ none.T, 'an argument: no consistent rule for an empty array'),
+      (lambda x, none: x[:0], 'a result: no consistent rule for an empty array'),
+      (lambda x, _: x[:, :0] @ x[:0], 'slice: no consistent rule for an empty array'),
+      (lambda x, _: lax.scan(lambda c, _: (c, c), x, None, 0)[0], 'scan: no consistent rule'))
+  def test_empty_arrays_are_named(self, function, message):
+    arguments = (X, np.zeros((4, 0), np.float32)) if 'argument' in message else (X, X)
+    with self.assertRaisesRegex(NotImplementedError, message):
+      lowering.lower(lambda _, *args: function(*args), {}, *arguments)
+
+  def test_nothing_is_no_result(self):
+    with self.assertRaisesRegex(ValueError, 'no result'):
+      lowering.lower(lambda _, x: (), {}, X)
+
+  def test_the_nan_of_a_bitcast_is_the_committed_one(self):
+    patterns = np.array([1, 0x80000001, 0x3f800000, 0x7f800000, 0x7f800001, 0xffffffff], np.uint32)
+    program = lowering.lower(lambda _, x: lax.bitcast_convert_type(x, jnp.float32), {}, patterns)
+    for xp in (np, jnp):
+      got, = consistent.evaluate(program, [], (patterns,), xp)
+      np.testing.assert_array_equal(got, [*patterns[:4], 0x7fc00000, 0x7fc00000])
+
   def test_a_damaged_line_is_refused(self):
     data = graph.encode(lowering.lower(lambda _, x: x + 1, {}, X).lines[0])
     for broken in (data[:-1], b'\xff' + data[1:], b''):
@@ -99,6 +139,14 @@ class LoweringTest(parameterized.TestCase):
     got = consistent.consistent(function)(p, X)
     np.testing.assert_array_equal(got['a'], X)
     np.testing.assert_allclose(got['b'], X @ p, rtol=1e-5)
+
+  def test_inputs_of_many_arrays_and_fewer_bits(self):
+    function = lambda p, batch: batch['x'] @ p + batch['y']
+    p, batch = np.eye(5, dtype=np.float32), {'x': X, 'y': np.zeros(5, np.float32)}
+    np.testing.assert_array_equal(consistent.consistent(function)(p, batch), X)
+    got = consistent.consistent(function, 'exact', bits=4)(p, batch)
+    scale = 2.0**np.ceil(np.log2(np.abs(X).max(1, keepdims=True)))
+    np.testing.assert_array_equal(got, np.rint(X * 16 / scale) * scale / 16)
 
 
 class ModelTest(parameterized.TestCase):

@@ -83,7 +83,8 @@ class StraightLineTest(parameterized.TestCase):
         bodies.append(b.finish(b.ior(result, 0)))
     self.check(bodies, (False,) * 3, operands(rng))
 
-  @parameterized.parameters('exp', 'sigmoid', 'tanh', 'rsqrt', 'log', 'log1p', 'erf', 'erfc')
+  @parameterized.parameters('exp', 'expm1', 'sigmoid', 'tanh', 'rsqrt', 'log', 'log1p', 'erf',
+                            'erfc')
   def test_elementary_functions(self, name):
     b = elementary.Builder(1)
     body = b.finish(getattr(elementary, name)(b, b.operand(0)))
