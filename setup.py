@@ -26,6 +26,7 @@ setuptools.setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     python_requires='>=3.11',
+    package_dir={'': '.'},  # an editable install then sees tests/ and configs/ as well
     packages=setuptools.find_packages(include=['jaxlab', 'jaxlab.*']),
     package_data={'jaxlab.systems': ['*/README.md', 'agatha/contract/*']},
     install_requires=[

@@ -39,6 +39,12 @@ def define_workdir():
       'checkpoints/, figures/. The same command goes on where it was stopped.')
 
 
+def define_average():
+  """Defines --average; returns the flag holder."""
+  return flags.DEFINE_bool('average', False, 'Take the average of the parameters that a run with '
+                           'optimizer.ema_decay keeps.')
+
+
 def define_profile_steps():
   """Defines --profile_steps=FIRST:LAST; returns the flag holder."""
   return flags.DEFINE_string('profile_steps', None, 'FIRST:LAST steps or rounds to trace to '
@@ -62,11 +68,15 @@ def experiment(holder):
 
 
 def workdir_config(holder):
-  """The config of the run in the --workdir folder; raises ConfigError if there is none."""
+  """The config of the run in the --workdir folder; ConfigError if it is missing or broken."""
   path = pathlib.Path(require_flag(holder)) / 'config.json'
   if not path.exists():
     raise config_lib.ConfigError(f'--workdir={holder.value}: no run there (config.json is missing)')
-  return json.loads(path.read_text())
+  try:
+    return json.loads(path.read_text())
+  except ValueError as error:
+    raise config_lib.ConfigError(
+        f'--workdir={holder.value}: config.json: expected json ({error})') from error
 
 
 def run(main, description, all_cores=lambda: False):

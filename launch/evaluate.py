@@ -12,6 +12,7 @@ from jaxlab import cli, systems
 from jaxlab.train import evaluation
 
 _WORKDIR = cli.define_workdir()
+_AVERAGE = cli.define_average()
 _SPLIT = flags.DEFINE_string('split', 'test', 'Split of the task\'s data set.')
 
 
@@ -20,7 +21,8 @@ def main():
   print(
       json.dumps(
           evaluation.evaluate_workdir(
-              systems.make_task(config), config, _WORKDIR.value, _SPLIT.value)))
+              systems.make_task(config), config, _WORKDIR.value, _SPLIT.value,
+              _AVERAGE.value)))
 
 
 if __name__ == '__main__':

@@ -16,11 +16,12 @@ import pathlib
 from absl import flags
 
 from jaxlab import cli
-from jaxlab.config import require
+from jaxlab.config import ConfigError, require
 from jaxlab.systems import topi
 
 _CONFIG = cli.define_config()
 _WORKDIR = cli.define_workdir()
+_AVERAGE = cli.define_average()
 _WEIGHTS = flags.DEFINE_string('weights', None, 'Folder of safetensors files.')
 _INPUTS = flags.DEFINE_string('inputs', None, '.npz file of latents and text-encoder outputs.')
 _OUTPUT = flags.DEFINE_string('output', None, 'Folder to write to (default: WORKDIR/generated).')
@@ -37,19 +38,23 @@ def main():
   fixture = _WORKDIR.value is not None
   config = cli.workdir_config(_WORKDIR) if fixture else cli.experiment(_CONFIG)
   output = pathlib.Path(_OUTPUT.value or os.path.join(_WORKDIR.value or '.', 'generated'))
-  output.mkdir(parents=True, exist_ok=True)
+  try:
+    output.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise ConfigError(f'--output={output}: cannot be made ({error.strerror})') from error
   if _STUDY.value:
     require(fixture, '--study', 'a fixture (--workdir)', _INPUTS.value)
-    print(topi.generate.study_table(config, _WORKDIR.value))
+    print(topi.generate.study_table(config, _WORKDIR.value, _AVERAGE.value))
     return
   if fixture:
-    job, profile = topi.generate.fixture_job(config, _WORKDIR.value, _COUNT.value)
+    job, profile = topi.generate.fixture_job(config, _WORKDIR.value, _COUNT.value,
+                                              _AVERAGE.value)
   else:
     job, profile = topi.generate.files_job(config, _INPUTS.value, _WEIGHTS.value), None
   pruning = None
   if _PRUNE.value:
     settings = topi.generate.with_budget(config.get('prune', {}), _TAU.value, _PRUNED.value)
-    pruning = topi.generate.pruning_of(settings, job.model, len(job.sigmas) - 1, profile)
+    pruning = topi.calibration.pruning_of(settings, job.model, len(job.sigmas) - 1, profile)
   files = output / 'samples.npz', output / 'pictures.png'
   print(json.dumps(topi.generate.run(job, pruning, *files)))
   print(*files)

@@ -18,6 +18,7 @@ from jaxlab.train import outputs as outputs_lib
 
 _WORKDIR = cli.define_workdir()
 _CONFIG = cli.define_config()
+_AVERAGE = cli.define_average()
 _CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'With --config: folder of a checkpoint.')
 _SPLIT = flags.DEFINE_string('split', 'test', 'Split of the task\'s data set.')
 _INPUT = flags.DEFINE_string('input', None, 'What to predict instead of a split: a file of '
@@ -47,12 +48,13 @@ def main():
     experiment, run = cli.experiment(_CONFIG), _CHECKPOINT.value
   module = systems.task_module(experiment)
   if _INPUT.value is not None and hasattr(module, 'predict_input'):
-    snapshot, _ = evaluation.restored(systems.make_task(experiment), experiment, run)
+    snapshot, _ = evaluation.restored(systems.make_task(experiment), experiment, run,
+                                      _AVERAGE.value)
     module.predict_input(experiment, snapshot.params, _INPUT.value, path)
     return
   outputs_lib.check_path(path)
   outputs = evaluation.predict_workdir(
-      systems.make_task(experiment), experiment, run, examples(experiment))
+      systems.make_task(experiment), experiment, run, examples(experiment), _AVERAGE.value)
   outputs_lib.write(path, outputs)
   print(', '.join(f'{name} {list(x.shape)}' for name, x in outputs.items()), 'in', path)
 

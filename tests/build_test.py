@@ -73,6 +73,21 @@ class BuildTest(absltest.TestCase):
     tests = {attributes['main'] for kind, attributes in self.targets.values() if kind == 'py_test'}
     self.assertEqual(tests, set(_glob(['tests/**/*_test.py'])))
 
+  def test_the_files_that_tests_open_are_there(self):
+    def files(name):
+      _, attributes = self.targets[name]
+      inner = [files(dependency[1:]) for dependency in attributes.get('deps', [])
+               if dependency.startswith(':')]
+      return {*attributes['srcs'], *attributes.get('data', [])}.union(*inner)
+
+    texts = [(ROOT / path).read_text() for path in _glob(['tests/**/*_test.py'])]
+    opened = {path for text in texts for path in re.findall(r"ROOT / '([\w./-]+)'", text)
+              if (ROOT / path).is_file()}
+    self.assertContainsSubset(['BUILD', 'CITATION.cff'], opened)
+    # The test of every source looks at those that BUILD names without a glob.
+    named = set(re.findall(r'"([\w./-]+\.py)"', (ROOT / 'BUILD').read_text()))
+    self.assertLessEqual(opened | named, files('tests.build_test'))
+
 
 if __name__ == '__main__':
   absltest.main()

@@ -168,6 +168,9 @@ class HolderTest(parameterized.TestCase):
   def test_the_config_of_a_workdir(self):
     (self.folder / 'config.json').write_text('{"seed": 3}')
     self.assertEqual(cli.workdir_config(self.holder(self.folder)), {'seed': 3})
+    (self.folder / 'config.json').write_text('{"seed": ')
+    with self.assertRaisesRegex(ConfigError, '^--workdir=.*: config.json: expected json .*line 1'):
+      cli.workdir_config(self.holder(self.folder))
 
   def test_a_workdir_without_a_run(self):
     with self.assertRaisesRegex(ConfigError, r'^--workdir=.*: no run there \(config.json is'):

@@ -5,7 +5,8 @@
 
 DIR is the folder 'transformer' of the public checkpoint in diffusers' format. in.npz holds what the
 text encoders and the autoencoder give; the README of the system lists the arrays. The pivotal
-layers, the first pruned layer and the interval are the paper's; tau is not (it could not be read).
+layers, the first pruned layer and the interval (10 of 28 or more steps, fewer of fewer) are the
+paper's; tau is not (it could not be read).
 Variant 'qwen' is Qwen-Image-Edit, 'small' a random network of a few megabytes to try the command
 with. No run with the public weights has been made here.
 """
@@ -24,8 +25,10 @@ def get_config(variant='flux'):
       'dtype': 'bfloat16'
   }
   config.sampling = {'steps': 28, 'guidance': 2.5, 'latent_shift': 0.1159, 'latent_scale': 0.3611}
-  config.prune = {'pivotal': (13, 18, 31), 'first_layer': 10, 'interval': 10, 'tau': 0.8,
-                  'bucket': 64}
+  config.prune = {
+      'pivotal': (13, 18, 31), 'first_layer': 10, 'tau': 0.8, 'bucket': 64,
+      'interval': ml_collections.config_dict.placeholder(int)  # scaled by the number of steps
+  }
   if variant == 'qwen':
     config.model = {
         'in_channels': 64, 'text_dim': 3584, 'num_double': 60, 'num_single': 0, 'num_heads': 24,
@@ -39,5 +42,5 @@ def get_config(variant='flux'):
         'axes': (4, 6, 6), 'pooled_dim': 16, 'in_channels': 16, 'dtype': 'float32'
     })
     config.sampling.steps = 6
-    config.prune.update({'pivotal': (2, 3), 'first_layer': 1, 'interval': 3, 'bucket': 4})
+    config.prune.update({'pivotal': (2, 3), 'first_layer': 1, 'bucket': 4})
   return config

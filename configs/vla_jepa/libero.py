@@ -44,6 +44,7 @@ def get_config(variant='finetune'):
                             '<|im_start|>assistant\n'}
   config.trunk = {
       'name': 'qwen3_vl', 'image_size': 224, 'readout': 'pre_norm', 'first_query_id': 151669,
+      'num_action_tokens': 28,
       'image_token_id': 151655, 'vision_start_id': 151652, 'vision_end_id': 151653,
       'mrope_section': (24, 20, 20),
       'text': {'vocab_size': 151936, 'hidden_size': 2048, 'num_hidden_layers': 28,
@@ -55,7 +56,7 @@ def get_config(variant='finetune'):
   config.encoder = {'checkpoint': 'VJEPA2_VITL', 'dtype': 'bfloat16', 'zoom': True,
                     'crop_size': 256, 'patch_size': 16, 'tubelet_size': 2, 'hidden_size': 1024,
                     'num_attention_heads': 16, 'num_hidden_layers': 24}
-  config.predictor = {'width': 1024, 'num_layers': 12, 'num_heads': 8}
+  config.predictor = {'width': 1024, 'num_layers': 12, 'num_heads': 8, 'dtype': 'bfloat16'}
   config.head = {'name': 'flow', 'width': 768, 'num_heads': 12, 'num_layers': 16, 'hidden': 1024,
                  'out_width': 1024, 'future_tokens': 32, 'dropout': 0.2}
   config.world_model = {'beta': 0.1, 'context_encoding': 'causal_prefix', 'repeats': 8}
@@ -66,6 +67,8 @@ def get_config(variant='finetune'):
       'groups': ({'match': 'trunk/.*', 'learning_rate': _schedule(1e-5, steps)},
                  {'match': 'head/.*', 'learning_rate': _schedule(1e-4, steps)},
                  {'match': 'predictor/.*', 'learning_rate': _schedule(3e-5, steps)})}
+  config.init_from = ml_collections.config_dict.placeholder(str)  # folder of a checkpoint
   config.phases = ({'steps': steps, 'arms': ('robot', 'video') if pretrain else ('robot',)},)
   config.log_every, config.save_every = 100, 1000
+  config.eval_splits = ()  # all episodes train; the paper's test is the closed loop
   return config

@@ -311,3 +311,12 @@ def init_params(model, key):
   guidance = jnp.zeros(1) if model.guidance else None
   return model.init(key, jnp.zeros((1, 1, model.in_channels)), jnp.zeros((1, 1, model.text_dim)),
                     pooled, jnp.zeros(1), ids, ids, guidance, n_target=1)['params']
+
+
+def random_params(model, key):
+  """`init_params` moved by noise of deviation .02, so that no block is the identity."""
+  init_key, noise_key = jax.random.split(key)
+  leaves, structure = jax.tree.flatten(init_params(model, init_key))
+  keys = jax.random.split(noise_key, len(leaves))
+  return structure.unflatten([leaf + 0.02 * jax.random.normal(one, leaf.shape)
+                              for leaf, one in zip(leaves, keys)])

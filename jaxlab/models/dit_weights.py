@@ -62,6 +62,8 @@ def model_from_config(config, **options):
   fields = {'num_single': 0, **{name: config[key] for name, key in keys.items()}}
   patch = config.get('patch_size', 1)
   out = (config.get('out_channels') or config['in_channels']) * patch**2
+  if out == config['in_channels']:
+    out = 0  # as DiT has it by default, so that equal networks are equal
   return config_lib.call(DiT, {**fields, 'axes': tuple(fields['axes']), 'out_channels': out,
                                'family': family, **options}, 'config.json', drop=(), parent=None)
 

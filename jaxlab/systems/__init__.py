@@ -22,7 +22,13 @@ def load(name):
 
 
 def task_module(config):
-  """Imports what `config.task` names: a module of `jaxlab.tasks`, or a system that trains."""
+  """Imports what `config.task` names: a module of `jaxlab.tasks`, or a system that trains.
+
+  Raises:
+    ConfigError: no such task, or a config without one, which is of a verb of its system's own.
+  """
+  config_lib.require('task' in config, 'config.task', 'a task, as in configs that train',
+                     f'system={config.get("system")}')
   shared = [module.name for module in pkgutil.iter_modules(tasks.__path__)]
   name = config['task']
   if name not in (*names(), *shared):

@@ -6,6 +6,7 @@ and renames it, so a run killed in the middle of a write finds the checkpoint be
 """
 import logging
 import pathlib
+import re
 import shutil
 import zlib
 
@@ -113,16 +114,9 @@ class Checkpointer:
     Raises:
       ConfigError: a checkpoint is whole but of another structure; it is left where it is.
     """
-    for step in sorted(self._manager.all_steps(), reverse=True) if self._manager else []:
-      try:
-        return self._restore_step(step, template, iterator)
-      except ConfigError:
-        raise
-      except Exception as error:  # pylint: disable=broad-except  (Orbax and tensorstore raise many kinds)
-        _log.warning('checkpoint %d is damaged (%s); going on from the one before', step,
-                        str(error).splitlines()[0] if str(error) else type(error).__name__)
-        self._set_aside(step)
-    return None
+    return _newest_whole(self._manager.all_steps() if self._manager else (),
+                         lambda step: self._restore_step(step, template, iterator),
+                         self._set_aside)
 
   def _set_aside(self, step):
     """Moves a damaged checkpoint out of the way, so that its step can be written again."""
@@ -145,12 +139,7 @@ class Checkpointer:
                           f'{meta["shapes"][path]}, expected {shape}')
     leaves = self._part(step, state=ocp.args.StandardRestore(zeros))
     leaves = {path: np.asarray(leaf) for path, leaf in leaves.items()}
-    broken = [
-        path for path, checksum in checksums(leaves).items()
-        if meta['checksums'].get(path) != checksum
-    ]
-    if broken:
-      raise ValueError(f'checksum of {broken[0]} differs')
+    _check_sums(leaves, meta)
     state, data = unflatten(wanted, leaves), None
     if iterator:
       data = self._part(step, data=grain.PyGrainCheckpointRestore(iterator(meta, state)))
@@ -182,6 +171,32 @@ def _shapes(leaves):
   return {path: f'{leaf.dtype}{list(leaf.shape)}' for path, leaf in leaves.items()}
 
 
+def _check_sums(leaves, meta):
+  """Raises ValueError if the leaves of a checkpoint are not those that were saved."""
+  found, saved = checksums(leaves), meta['checksums']
+  broken = sorted(path for path in found.keys() | saved.keys()
+                  if found.get(path) != saved.get(path))
+  if broken:
+    raise ValueError(f'checksum of {broken[0]} differs')
+
+
+def _newest_whole(steps, read, damaged=lambda step: None):
+  """What `read(step)` gives of the newest step that is whole, or None if none is.
+
+  Those that it cannot read are reported, and `damaged(step)` is called for each.
+  """
+  for step in sorted(steps, reverse=True):
+    try:
+      return read(step)
+    except ConfigError:
+      raise
+    except Exception as error:  # pylint: disable=broad-except  (Orbax and tensorstore raise many kinds)
+      _log.warning('checkpoint %d is damaged (%s); going on from the one before', step,
+                   str(error).splitlines()[0] if str(error) else type(error).__name__)
+      damaged(step)
+  return None
+
+
 def _check_paths(wanted, saved, step):
   missing, extra = sorted(set(wanted) - set(saved)), sorted(set(saved) - set(wanted))
   if missing or extra:
@@ -194,53 +209,72 @@ def _disk_error(step, error):
   return OSError(f'checkpoint {step} could not be written ({reason}); earlier ones are kept')
 
 
-def newest_step(directory):
-  """(folder of the checkpoints, number of the newest) of a run, or None if it has none.
+def saved_steps(directory):
+  """(folder of the checkpoints of a run, their numbers).
 
   Args:
     directory: the run's workdir or its checkpoint folder.
   """
   directory = pathlib.Path(directory).absolute()
   directory = directory / 'checkpoints' if (directory / 'checkpoints').is_dir() else directory
-  steps = ocp.utils.checkpoint_steps(directory) if directory.is_dir() else []
-  return (directory, max(steps)) if steps else None
+  return directory, ocp.utils.checkpoint_steps(directory) if directory.is_dir() else []
 
 
 def read_leaves(directory):
-  """{key path: array} of the newest checkpoint of a run.
+  """{key path: array} of the newest undamaged checkpoint of a run; damaged ones are reported.
 
   Args:
     directory: the run's workdir or its checkpoint folder.
 
   Raises:
-    ConfigError: there is no checkpoint.
+    ConfigError: there is no checkpoint, or none that is whole.
   """
-  found = newest_step(directory)
-  if found is None:
+  folder, steps = saved_steps(directory)
+  if not steps:
     raise ConfigError(f'{directory}: no checkpoint there')
-  folder, step = found
-  with ocp.StandardCheckpointer() as checkpointer:
-    saved = checkpointer.restore(folder / str(step) / 'state')
-  return {path: np.asarray(leaf) for path, leaf in saved.items()}
+
+  def read(step):
+    with ocp.StandardCheckpointer() as checkpointer:
+      saved = checkpointer.restore(folder / str(step) / 'state')
+    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+      meta = checkpointer.restore(folder / str(step) / 'meta')
+    leaves = {path: np.asarray(leaf) for path, leaf in saved.items()}
+    _check_sums(leaves, meta)
+    return leaves
+
+  leaves = _newest_whole(steps, read)
+  if leaves is None:
+    raise ConfigError(f'{directory}: expected a whole checkpoint, found damaged ones: '
+                      f'{", ".join(map(str, sorted(steps)))}')
+  return leaves
 
 
-def load_collection(directory, template, name='params'):
+def load_collection(directory, template, name='params', average=False):
   """Reads one collection of the newest checkpoint of another run, central or federated.
 
   Args:
     directory: its workdir or checkpoint folder.
     template: pytree of arrays; every path must be there with this shape.
     name: which collection, 'params' or 'running'.
+    average: whether parameters are replaced by their average, where the optimizer keeps one.
 
   Returns:
     Pytree of NumPy arrays like `template`.
 
   Raises:
-    ConfigError: no checkpoint there, or paths or shapes that do not fit.
+    ConfigError: no checkpoint there, paths or shapes that do not fit, or no average of any.
   """
   prefixes = (f'.{name}', f'.server.{name}')
-  leaves = {path[len(prefix):]: leaf for path, leaf in read_leaves(directory).items()
+  saved = read_leaves(directory)
+  leaves = {path[len(prefix):]: leaf for path, leaf in saved.items()
             for prefix in prefixes if path.startswith(prefix + '[')}
+  if average:
+    kept = {match[1]: leaf for path, leaf in saved.items()
+            if (match := re.fullmatch(r'(?:\.server)?\.opt_state.*?\.average(\[.*)', path))}
+    if not kept:
+      raise ConfigError(f'{directory}: expected a run that averages its parameters '
+                        '(optimizer.ema_decay), found no average')
+    leaves |= {path: leaf.astype(leaves[path].dtype) for path, leaf in kept.items()}
   wanted = _host_zeros(template)
   _check_paths(wanted, leaves, f'in {directory}')
   for path, leaf in wanted.items():

@@ -70,31 +70,37 @@ def _predict(predict, collections, batch, key):
   return predict(join_variables(*collections), batch, key)
 
 
-def restored(task, config, workdir):
+def restored(task, config, workdir, average=False):
   """(Snapshot, constants) of the newest checkpoint of a run, on the devices.
 
+  Args:
+    task: Task.
+    config: of the run.
+    workdir: its folder.
+    average: whether to take the parameters' average, which the run's optimizer must have kept.
+
   Raises:
-    ConfigError: no checkpoint there, or one of another model.
+    ConfigError: no checkpoint there, one of another model, or one without an average.
   """
   key = jax.random.key(config.get('seed', 0))
   params, running, constants = split_variables(jax.jit(task.init)(jax.random.split(key)[0]))
-  params = load_collection(workdir, params)
+  params = load_collection(workdir, params, average=average)
   running = load_collection(workdir, running, 'running') if running else running
   return parallel.place(Snapshot(params, running, key, 0)), parallel.place(constants)
 
 
-def evaluate_workdir(task, config, workdir, split):
+def evaluate_workdir(task, config, workdir, split, average=False):
   """Evaluates the newest checkpoint of a run: {f'{split}/{metric}': float}; see `restored`."""
-  return Evaluator(task)(*restored(task, config, workdir), split)
+  return Evaluator(task)(*restored(task, config, workdir, average), split)
 
 
-def predict_workdir(task, config, workdir, split):
-  """The outputs of the newest checkpoint for a split or a data set, in its order.
+def predict_workdir(task, config, workdir, split, average=False):
+  """The outputs of the newest checkpoint for a split or a data set, in its order; see `restored`.
 
   Returns:
     {name: array [N, ...]} with the leaves of the outputs by their paths, 'output' for a bare array.
   """
-  pairs = Evaluator(task).predict(*restored(task, config, workdir), split)
+  pairs = Evaluator(task).predict(*restored(task, config, workdir, average), split)
   outputs = jax.tree.map(lambda *x: np.concatenate(x), *(outputs for outputs, _ in pairs))
   leaves = jax.tree_util.tree_flatten_with_path(outputs)[0]
   return {jax.tree_util.keystr(path, simple=True, separator='/') or 'output': leaf

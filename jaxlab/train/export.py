@@ -5,7 +5,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from jaxlab.config import require
-from jaxlab.train.checkpoints import checksums, flatten, newest_step
+from jaxlab.train.checkpoints import checksums, flatten, saved_steps
 
 
 def named(params):
@@ -45,7 +45,7 @@ def save_params(params, directory):
     directory: folder of the new checkpoint; ConfigError if it holds one.
   """
   directory = pathlib.Path(directory).absolute()
-  require(newest_step(directory) is None, '--workdir', 'a folder without checkpoints',
+  require(not saved_steps(directory)[1], '--workdir', 'a folder without checkpoints',
           str(directory))
   leaves = {f'.params{name}': leaf for name, leaf in flatten(params).items()}
   meta = ocp.args.JsonSave({'checksums': checksums(leaves)})

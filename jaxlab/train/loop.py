@@ -68,6 +68,7 @@ def fit(task, config, *, workdir=None, state=None, hooks=(), devices=None, profi
   check_hooks(hooks, settings.steps_per_call, 'config.steps_per_call')
   schedule = settings.schedule()
   phases_lib.check_parts(task, schedule)
+  phases_lib.check_splits(task, settings.eval_splits)
   build = functools.partial(_initial_state, task, schedule, settings.seed, hooks)
   parallel.check_fits(jax.eval_shape(build)[0], 'config.model')
   template = lambda phase, aux=None: jax.eval_shape(

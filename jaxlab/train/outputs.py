@@ -9,10 +9,11 @@ from jaxlab.config import require
 FORMATS = ('.npz', '.tsv', '.jsonl')
 
 
-def check_path(path):
-  """Raises ConfigError unless the name of the file ends in one of `FORMATS`."""
-  require(pathlib.Path(path).suffix in FORMATS, '--output', f'a file ending in '
-          f'{", ".join(FORMATS)}', str(path))
+def check_path(path, formats=FORMATS):
+  """Raises ConfigError unless the file's name ends in one of `formats` and its folder is there."""
+  path = pathlib.Path(path)
+  require(path.suffix in formats, '--output', f'a file ending in {", ".join(formats)}', str(path))
+  require(path.parent.is_dir(), '--output', 'a file in a folder that is there', str(path))
 
 
 def write(path, outputs):

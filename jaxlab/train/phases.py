@@ -46,7 +46,7 @@ class FitConfig:
     optimizer: config for `optim.make_optimizer`; the default of the phases.
     phases: sequence of mappings with the fields of `Phase`; empty for one phase of `steps`.
     trainable: the default of the phases.
-    init_from: checkpoint folder to start from (a run without `phases`).
+    init_from: checkpoint folder to start from: that of the first phase, if it names none.
     seed: of initialisation, data order and noise.
     accumulate: microbatches a step on each device.
     steps_per_call: steps scanned in one device program; `steps` and every interval must be
@@ -98,8 +98,10 @@ class FitConfig:
     if not self.phases:
       return [Phase(self.steps, self.optimizer, self.trainable, self.init_from)]
     defaults = {'optimizer': self.optimizer, 'trainable': self.trainable}
-    return [config_lib.call(Phase, {**defaults, **phase}, f'phases[{i}]', drop=())
-            for i, phase in enumerate(self.phases)]
+    starts = [self.init_from, *[None] * (len(self.phases) - 1)]
+    return [config_lib.call(Phase, {**defaults, 'init_from': start, **phase}, f'phases[{i}]',
+                            drop=())
+            for i, (start, phase) in enumerate(zip(starts, self.phases))]
 
   @property
   def total_steps(self):
@@ -131,6 +133,15 @@ def check_parts(task, schedule):
                        phase.refresh_every)
     config_lib.require(not (phase.arms and phase.refresh_every), f'phases[{i}].refresh_every',
                        '0 in a phase with arms, which have data of their own', phase.refresh_every)
+
+
+def check_splits(task, splits):
+  """Raises ConfigError if the Task has no data set for a split that is evaluated at the end."""
+  for split in splits:
+    try:
+      task.dataset(split)
+    except config_lib.ConfigError as error:
+      raise config_lib.ConfigError(f'eval_splits: {error}') from error
 
 
 def trainable_regex(phase):

@@ -61,14 +61,18 @@ def open_workdir(directory, config):
     pathlib.Path of the folder.
 
   Raises:
-    ConfigError: it cannot be written to, or holds a run of another config (the first differing key
-      is named).
+    ConfigError: it cannot be written to, holds a run of another config (the first differing key is
+      named), or a config.json that is damaged.
   """
   check_writable(directory)
   directory = pathlib.Path(directory).absolute()
   path, mine = directory / 'config.json', json.loads(json.dumps(plain(config)))
   if path.exists():
-    key = first_difference(mine, json.loads(path.read_text()))
+    try:
+      theirs = json.loads(path.read_text())
+    except ValueError as error:
+      raise ConfigError(f'--workdir={directory}: config.json: expected json ({error})') from error
+    key = first_difference(mine, theirs)
     if key:
       raise ConfigError(
           f'--workdir={directory}: holds a run of another config; first difference at {key}')

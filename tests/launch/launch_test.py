@@ -19,6 +19,7 @@ from tests import conftest
 ROOT = pathlib.Path(__file__).parents[2]
 VERBS = sorted(path.stem for path in (ROOT / 'launch').glob('*.py') if path.stem != '__init__')
 ADASAM, FEDLALR = '--config=configs/adasam/digits.py', '--config=configs/fedlalr/digits.py'
+TOPI, FLUX = '--config=configs/topi/digits.py', '--config=configs/topi/flux.py'
 SHORT = ['--config.steps=40', '--config.eval_every=20', '--config.log_every=20',
          '--config.save_every=20']
 SWEEP = '''
@@ -289,6 +290,7 @@ class BadInputTest(LaunchTest):
       ('train', ['--config={folder}/broken.py'], 'broken.py'),
       ('train', [FEDLALR + ':fedavgg'], 'fedavgg'),
       ('train', [FEDLALR], 'config.batch_size: missing'),
+      ('train', [FLUX], "config.task: expected a task, as in configs that train, got 'system=topi"),
       ('train', [], '--config: missing'),
       ('train', [ADASAM, '--workdir='], '--workdir: missing'),
       ('federate', [FEDLALR, '--config.federated.cohort_size=21'],
@@ -300,6 +302,14 @@ class BadInputTest(LaunchTest):
       ('sweep', [ADASAM, '--config.sweep.metric=test/auc', '--config.steps=20',
                  '--config.sweep.last=0'], 'sweep.last: expected at least 1, got 0'),
       ('sweep', [ADASAM, '--workdir={folder}/file'], 'workdir=.*: cannot be written to'),
+      ('convert', [FLUX, '--workdir={folder}/run', '--input={folder}/wrong.npz'],
+       'config.task: expected a task'),
+      ('convert', [TOPI, '--official', '--workdir={folder}/run', '--input={folder}/wrong.npz'],
+       '--input=.*wrong.npz: the checkpoint is not of this model: .*proj_out.bias is missing'),
+      ('convert', [ADASAM, '--workdir={folder}/run', '--output={folder}/nowhere/out.npz'],
+       '--output: expected a file in a folder that is there'),
+      ('predict', [ADASAM, '--checkpoint={folder}/run', '--output={folder}/nowhere/out.npz'],
+       '--output: expected a file in a folder that is there'),
       ('evaluate', ['--workdir={folder}/nowhere'], 'no run there'),
       ('evaluate', ['--workdir='], '--workdir: missing'),
       ('prepare_data', ['--dataset=digit'], "unknown data set 'digit'; did you mean 'digits'?"),
@@ -315,6 +325,7 @@ class BadInputTest(LaunchTest):
   def test_one_line_and_status_2(self, verb, arguments, message):
     (self.folder / 'file').write_text('')
     (self.folder / 'broken.py').write_text('def get_config(:\n  pass\n')
+    np.savez(self.folder / 'wrong.npz', x=np.zeros(1))
     arguments = [argument.format(folder=self.folder) for argument in arguments]
     if verb in ('train', 'federate', 'sweep') and not any('workdir=' in a for a in arguments):
       arguments.append(f'--workdir={self.workdir}')

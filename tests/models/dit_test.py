@@ -230,12 +230,14 @@ class WeightsTest(parameterized.TestCase):
               'num_single_layers': 2, 'attention_head_dim': 16, 'num_attention_heads': 2,
               'joint_attention_dim': 24, 'pooled_projection_dim': 12, 'guidance_embeds': True,
               'axes_dims_rope': [4, 6, 6], 'patch_size': 1, 'out_channels': None}
-    self.assertEqual(dit_weights.model_from_config(config), dit_golden.flux_model(out_channels=16))
+    self.assertEqual(dit_weights.model_from_config(config), dit_golden.flux_model())
+    self.assertEqual(dit_weights.model_from_config({**config, 'out_channels': 8}),
+                     dit_golden.flux_model(out_channels=8))
     qwen = {'_class_name': 'QwenImageTransformer2DModel', 'in_channels': 16, 'out_channels': 4,
             'patch_size': 2, 'num_layers': 2, 'attention_head_dim': 16, 'num_attention_heads': 2,
             'joint_attention_dim': 24, 'axes_dims_rope': [4, 6, 6]}
     self.assertEqual(dit_weights.model_from_config(qwen), DiT(
-        16, 24, 2, 0, 2, 16, (4, 6, 6), out_channels=16, family='qwen'))
+        16, 24, 2, 0, 2, 16, (4, 6, 6), family='qwen'))
     with self.assertRaisesRegex(ConfigError, 'num_layers: expected a value'):
       dit_weights.model_from_config({k: v for k, v in config.items() if k != 'num_layers'})
     with self.assertRaisesRegex(ConfigError, '_class_name: unknown name'):

@@ -205,6 +205,34 @@ class CollectionTest(CheckpointTest):
     self.save({'w': np.ones(1)}, step=10)
     self.assertEqual(checkpoints.read_leaves(self.folder)["['w']"], 1)
 
+  @parameterized.parameters('meta', 'state', 'a bit')
+  def test_a_damaged_one_is_reported_and_passed_over(self, part):
+    def damage(step):
+      folder = self.folder / 'checkpoints' / str(step)
+      if part == 'state':
+        for file in (folder / 'state').rglob('*'):
+          if file.is_file():
+            file.write_bytes(file.read_bytes()[:-9])
+        return
+      meta = json.loads((folder / 'meta' / 'metadata').read_text())
+      meta['checksums'][".params['w']"] ^= 1
+      text = json.dumps(meta)
+      (folder / 'meta' / 'metadata').write_text(text[:-9] if part == 'meta' else text)
+
+    params = {'w': np.zeros(3)}
+    for step in (1, 2):
+      self.save(Central({'w': np.full(3, step)}, {}), step)
+    damage(2)
+    with self.assertLogs('jaxlab', 'WARNING') as logs:
+      read = checkpoints.load_collection(self.folder, params)
+    np.testing.assert_array_equal(read['w'], 1)
+    self.assertLen(logs.output, 1)
+    self.assertIn('checkpoint 2 is damaged (', logs.output[0])
+    self.assertTrue((self.folder / 'checkpoints' / '2').exists())  # a reader moves nothing
+    damage(1)
+    with self.assertRaisesRegex(ConfigError, 'expected a whole checkpoint, found damaged .*: 1, 2'):
+      checkpoints.load_collection(self.folder, params)
+
   def test_shapes_must_fit(self):
     self.save(Central({'w': np.ones((2, 3))}, {}))
     with self.assertRaisesRegex(

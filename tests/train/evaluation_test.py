@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
 
-from jaxlab import federated, parallel, train
+from jaxlab import federated, optim, parallel, train
 from jaxlab.config import ConfigError
 from jaxlab.data import pipeline
 from jaxlab.task import split_variables
 from jaxlab.train import evaluation
+from jaxlab.train.step import select
 from tests import conftest, toy
 
 assert conftest.FLAGS  # importing it is what makes four devices without pytest too
@@ -162,6 +163,26 @@ class WorkdirTest(parameterized.TestCase):
       state = train.fit(task, FIT, workdir=folder)
       evaluation.evaluate_workdir(dataclasses.replace(task, evaluate=evaluate), FIT, folder, 'test')
     np.testing.assert_allclose(shifts[0], 6, atol=1e-5)  # one a step
+
+  def test_the_average_of_the_parameters(self):
+    config = {**FIT, 'optimizer': {'name': 'sgd', 'learning_rate': 1.0, 'ema_decay': 0.9},
+              'trainable': 'w'}
+    with tempfile.TemporaryDirectory() as folder:
+      state = train.fit(TASK, config, workdir=folder)
+      plain, smooth = (evaluation.restored(TASK, config, folder, average)[0].params
+                       for average in (False, True))
+      with self.assertRaisesRegex(ConfigError, 'has another structure|has shape'):
+        evaluation.restored(toy.softmax_task(features=5), config, folder, True)
+    toy.assert_trees_equal(plain, state.params)
+    average = optim.averaged(state.opt_state, select(state.params, {'w': True, 'b': False}))
+    toy.assert_trees_equal(smooth, {'w': average['w'], 'b': state.params['b']})
+    self.assertGreater(np.abs(smooth['w'] - plain['w']).max(), 1e-3)
+
+  def test_no_average(self):
+    with tempfile.TemporaryDirectory() as folder:
+      train.fit(TASK, FIT, workdir=folder)
+      with self.assertRaisesRegex(ConfigError, r'a run that averages .*optimizer.ema_decay.*found'):
+        evaluation.evaluate_workdir(TASK, FIT, folder, 'test', average=True)
 
   def test_no_checkpoint(self):
     with tempfile.TemporaryDirectory() as folder:

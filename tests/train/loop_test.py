@@ -13,7 +13,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from jaxlab import optim, parallel, train
-from jaxlab.config import ConfigError
+from jaxlab.config import ConfigError, choose
 from jaxlab.data import pipeline
 from jaxlab.train import checkpoints
 from tests import toy
@@ -99,6 +99,16 @@ class FitTest(parameterized.TestCase):
                           hooks=[train.Hook('stop', lambda p: {},
                                             lambda s, _: s)], devices=devices(1))
         toy.assert_trees_equal(whole._replace(hooks={}), again._replace(hooks={}))
+
+  def test_a_split_that_is_not_there_stops_the_run_before_it_begins(self):
+    datasets = {'train': toy.softmax_task().dataset('train')}
+    task = dataclasses.replace(toy.softmax_task(), dataset=lambda split: choose(
+        split, datasets, 'split'))
+    with tempfile.TemporaryDirectory() as folder:
+      with self.assertRaisesRegex(ConfigError, "^eval_splits: split: unknown name 'test'.*train"):
+        train.fit(task, BASE, workdir=f'{folder}/run')
+      self.assertFalse(pathlib.Path(folder, 'run').exists())
+    train.fit(task, {**BASE, 'steps': 1, 'eval_splits': ()}, devices=devices(1))
 
   def test_init_from_takes_the_weights_of_another_run(self):
     task = toy.softmax_task()

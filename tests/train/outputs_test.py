@@ -36,6 +36,10 @@ class OutputsTest(absltest.TestCase):
   def test_what_cannot_be_written(self):
     with self.assertRaisesRegex(ConfigError, '--output: expected a file ending in .npz, .tsv'):
       outputs.check_path('a.csv')
+    with self.assertRaisesRegex(ConfigError, 'expected a file ending in .npz, got .a.tsv'):
+      outputs.check_path('a.tsv', ('.npz',))
+    with self.assertRaisesRegex(ConfigError, '--output: expected a file in a folder that is there'):
+      outputs.check_path(self.folder / 'nowhere' / 'a.tsv')
     with self.assertRaisesRegex(ConfigError, '.npz or .jsonl for cube'):
       outputs.write(self.folder / 'a.tsv', {'cube': np.zeros((2, 2, 2))})
 

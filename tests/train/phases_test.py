@@ -45,6 +45,12 @@ class ScheduleTest(parameterized.TestCase):
         phases.Phase(5, config['optimizer'], 'head/.*', None, 'a:b')])
     self.assertEqual(settings.total_steps, 12)
 
+  def test_the_first_phase_starts_from_the_weights_of_the_run(self):
+    starts = lambda *own: [phase.init_from for phase in phases.fit_config(
+        {**CONFIG, 'init_from': '/x', 'phases': [{'steps': 1, **one} for one in own]}).schedule()]
+    self.assertEqual(starts({}, {}, {'init_from': '/z'}), ['/x', None, '/z'])
+    self.assertEqual(starts({'init_from': '/y'}, {}), ['/y', None])
+
   def test_a_phase_has_an_optimizer_of_its_own(self):
     settings = phases.fit_config({'batch_size': 1, 'phases': ({'steps': 1, 'optimizer': ADAM},)})
     state = phases.make_optimizer(settings.schedule()[0]).init(PARAMS)

@@ -81,6 +81,12 @@ class FolderTest(parameterized.TestCase):
       workdir.open_workdir(self.folder, config)
     self.assertEqual(json.loads((self.folder / 'config.json').read_text()), workdir.plain(CONFIG))
 
+  def test_a_damaged_config_is_named(self):
+    workdir.open_workdir(self.folder, CONFIG)
+    (self.folder / 'config.json').write_text('{"seed": ')
+    with self.assertRaisesRegex(ConfigError, '--workdir=.*: config.json: expected json'):
+      workdir.open_workdir(self.folder, CONFIG)
+
   def test_only_process_0_writes(self):
     with mock.patch.object(jax, 'process_index', return_value=1):
       workdir.open_workdir(self.folder, CONFIG)

@@ -1,4 +1,5 @@
 """Which layers carry the reference: measured once, offline, on a few samples."""
+import dataclasses
 import functools
 
 import jax
@@ -6,10 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
+from jaxlab import config as config_lib
 from jaxlab import parallel
 from jaxlab.models.dit import HIDDEN
 from jaxlab.models.dit_sampler import Conditions, velocity
 from jaxlab.systems.topi import influence as influence_lib
+from jaxlab.systems.topi import sampler
+
+PIVOTAL = 3  # layers that score; with two, one network in nine lost the image at half the budget
 
 
 def sensitivity(model, params, x, sigma, conditions):
@@ -115,3 +120,38 @@ def pivotal_layers(profile_, count, first=0):
   """
   order = np.argsort(-np.asarray(profile_)[first:], kind='stable')[:count]
   return tuple(sorted(int(layer) + first for layer in order))
+
+
+def pruning_of(settings, model, steps, profile_=None):
+  """The Pruning of a mapping; what it leaves out is scaled from the paper's network.
+
+  Args:
+    settings: mapping with fields of Pruning; None is left out too. Without `pivotal` it may have
+      `num_pivotal`, how many layers are taken from the profile (3), and `pivotal_from`, the first
+      that may be taken (`first_layer`; those before it see the whole reference as well).
+    model: DiT.
+    steps: of the sampler.
+    profile_: function that gives the score of the layers, for settings without `pivotal`.
+
+  Raises:
+    ConfigError: unknown keys, impossible values, no pivotal layers and no profile.
+  """
+  filled = {'first_layer': sampler.scaled_first_layer(model.num_layers),
+            'interval': sampler.scaled_interval(steps),
+            **{name: value for name, value in settings.items() if value is not None}}
+  calibrated = 'pivotal' not in filled
+  choice = {name: filled.pop(name) for name in ('num_pivotal', 'pivotal_from')
+            if calibrated and name in filled}
+  pruning = config_lib.call(sampler.Pruning, {'pivotal': (0,), **filled}, 'prune', drop=())
+  pruning.check(model.num_layers)
+  if not calibrated:
+    return pruning
+  config_lib.require(profile_ is not None, 'prune.pivotal', 'some layers', None)
+  choice = {'num_pivotal': PIVOTAL, 'pivotal_from': pruning.first_layer, **choice}
+  for name, value in choice.items():
+    config_lib.check_type(value, int, f'prune.{name}')
+  config_lib.at_least(1, choice, ('num_pivotal',), 'prune')
+  config_lib.require(0 <= choice['pivotal_from'] < model.num_layers, 'prune.pivotal_from',
+                     f'a layer of 0..{model.num_layers - 1}', choice['pivotal_from'])
+  layers = pivotal_layers(profile_(), choice['num_pivotal'], choice['pivotal_from'])
+  return dataclasses.replace(pruning, pivotal=layers)

@@ -4,10 +4,10 @@ The autoencoder and the text encoders are outside: their outputs come as arrays 
 latents go out as one.
 """
 import functools
-import json
 import logging
 import pathlib
 import time
+import zipfile
 from typing import NamedTuple
 
 import jax
@@ -18,11 +18,11 @@ from jaxlab import config as config_lib
 from jaxlab.config import ConfigError
 from jaxlab.data import pipeline
 from jaxlab.metrics import image_similarity
-from jaxlab.models import dit_sampler, dit_tokens, dit_weights, rectified_flow
-from jaxlab.models.dit import DiT, init_params
+from jaxlab.models import dit_sampler, dit_tokens, dit_weights, pretrained, rectified_flow
+from jaxlab.models.dit import DiT, random_params
 from jaxlab.models.dit_sampler import Conditions, Prompt
-from jaxlab.systems.topi import calibration, cost, data, pictures, sampler, study, task
-from jaxlab.systems.topi.sampler import Pruning
+from jaxlab.systems.topi import cost, data, pictures, sampler, study, task
+from jaxlab.systems.topi.calibration import pruning_of
 from jaxlab.train.evaluation import restored
 from jaxlab.train.sweep import format_table
 
@@ -80,7 +80,7 @@ def check(config):
   spec = config_lib.call(SamplingSpec, config_lib.section(config, 'sampling'), 'sampling', drop=())
   config_lib.require(spec.steps >= 1, 'sampling.steps', 'at least 1', spec.steps)
   if 'prune' in config:
-    pruning_of(config['prune'], model, spec.steps, profile=lambda: np.zeros(model.num_layers))
+    pruning_of(config['prune'], model, spec.steps, lambda: np.zeros(model.num_layers))
   return model, spec
 
 
@@ -94,20 +94,26 @@ def load_weights(folder, model):
   folder = pathlib.Path(folder)
   files = sorted(folder.glob('*.safetensors'))
   config_lib.require(files, f'--weights={folder}', 'a folder with *.safetensors files', 'none')
-  if (folder / 'config.json').exists():
-    theirs = dit_weights.model_from_config(json.loads((folder / 'config.json').read_text()),
-                                           dtype=model.dtype, remat=model.remat)
-    config_lib.require(theirs == model, f'{folder}/config.json', f'the network of the config, '
-                       f'{model}', theirs)
   try:
+    from safetensors import SafetensorError
     from safetensors.flax import load_file  # NumPy's loader refuses bfloat16
   except ImportError as error:
     raise ConfigError("safetensors files need: pip install 'jaxlab[text]'") from error
   state = {}
-  for file in files:
-    state |= load_file(file)
   try:
+    if (folder / 'config.json').exists():
+      theirs = dit_weights.model_from_config(pretrained.read_json(folder / 'config.json'),
+                                             dtype=model.dtype, remat=model.remat)
+      config_lib.require(theirs == model, f'{folder}/config.json', f'the network of the config, '
+                         f'{model}', theirs)
+    for file in files:
+      try:
+        state |= load_file(file)
+      except SafetensorError as error:
+        raise ValueError(f'{file.name}: expected a safetensors file: {error}') from error
     return jax.tree.map(jnp.asarray, dit_weights.params_from_torch(state, model))
+  except ConfigError:
+    raise
   except ValueError as error:
     raise ConfigError(f'--weights={folder}: {error}') from error
 
@@ -116,7 +122,7 @@ def _read(path):
   try:
     with np.load(path) as file:
       return dict(file)
-  except (OSError, ValueError) as error:
+  except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile) as error:
     raise ConfigError(f'--inputs={path}: cannot be read ({error})') from error
 
 
@@ -152,8 +158,10 @@ def read_inputs(path, model, spec):
       if prefix + name in arrays:
         require(arrays[prefix + name].shape == shape, prefix + name, list(shape))
   needed = ['pooled'] * bool(model.pooled_dim)
-  if 'negative_txt' in arrays:
-    needed += ['negative_' + name for name in ('pooled', 'txt_mask') if name in arrays]
+  if any(name.startswith('negative_') for name in arrays):
+    needed += ['negative_txt', *('negative_' + name for name in ('pooled', 'txt_mask')
+                                 if name in arrays)]
+    needed += ['txt_mask'] * ('negative_txt_mask' in arrays)
   for name in needed:
     require(name in arrays, name, 'an array')
   for name in references + ['noise'] * ('noise' in arrays):
@@ -166,8 +174,10 @@ def read_inputs(path, model, spec):
   if 'noise' in arrays:
     noise = arrays['noise'].astype(np.float32)
   else:
+    require(arrays['target_shape'].shape == (2,), 'target_shape', '(h, w)')
     height, width = (int(x) for x in arrays['target_shape'])
-    require(height % 2 == 0 and width % 2 == 0, 'target_shape', 'even numbers')
+    config_lib.require(all(x > 0 and x % 2 == 0 for x in (height, width)),
+                       f'{path}: target_shape', 'even numbers', (height, width))
     shape = (batch, channels, height, width)
     noise = np.asarray(jax.random.normal(jax.random.key(spec.seed), shape))
 
@@ -195,11 +205,19 @@ def read_inputs(path, model, spec):
   return Job(model, None, tokens, conditions, sigmas, decode, rows, None)
 
 
-def fixture_job(config, workdir, count):
-  """The Job of held-out digits for the newest checkpoint of a run of the fixture."""
+def fixture_job(config, workdir, count, average=False):
+  """(Job, its profile) of held-out digits for the newest checkpoint of a run of the fixture.
+
+  Args:
+    config: of the run.
+    workdir: its folder.
+    count: digits.
+    average: as in `evaluation.restored`.
+  """
   made = task.make_task(config)
   model, spec = task.check(config)
-  params = jax.tree.map(jnp.asarray, jax.device_get(restored(made, config, workdir)[0].params))
+  params = jax.tree.map(jnp.asarray, jax.device_get(
+      restored(made, config, workdir, average)[0].params))
   columns = pipeline.take(made.dataset('test'), range(min(count, len(made.dataset('test')))))
   example, noise = task.held_out(columns['image'], columns['number'], spec)
   sigmas = rectified_flow.sigma_grid(config['sampling']['steps'], data.N_TARGET)
@@ -208,7 +226,12 @@ def fixture_job(config, workdir, count):
   job = Job(model, params, noise, task.see(example, spec), sigmas,
             lambda x: data.pixels(np.asarray(x)), rows, 2.0)
   images = pipeline.columns(made.dataset('train'))['image']
-  profile = lambda: study.calibrate(model, params, images, spec, config.get('seed', 0))
+
+  def profile():
+    values = study.calibrate(model, params, images, spec, config.get('seed', 0))
+    _log.info('sensitivity of the layers: %s', ', '.join(f'{value:.3g}' for value in values))
+    return values
+
   return job, profile
 
 
@@ -222,7 +245,7 @@ def files_job(config, inputs, weights):
   if weights is not None:
     return job._replace(params=load_weights(weights, model))
   _log.info('no --weights: the network is random')
-  params = jax.jit(init_params, static_argnums=0)(model, jax.random.key(spec.seed))
+  params = jax.jit(random_params, static_argnums=0)(model, jax.random.key(spec.seed))
   return job._replace(params=params)
 
 
@@ -234,9 +257,9 @@ def with_budget(settings, tau, pruned):
   return {**rest, **given}
 
 
-def study_table(config, workdir, count=64):
-  """The table of all policies on the fixture of a run, as text."""
-  job, profile = fixture_job(config, workdir, count)
+def study_table(config, workdir, average, count=64):
+  """The table of all policies on the fixture of a run, as text; arguments as in `fixture_job`."""
+  job, profile = fixture_job(config, workdir, count, average)
   spec = task.check(config)[1]
   columns = pipeline.take(task.make_task(config).dataset('test'), range(count))
   example, noise = task.held_out(columns['image'], columns['number'], spec)
@@ -244,10 +267,10 @@ def study_table(config, workdir, count=64):
   held = study.Held(example, noise, jax.random.key(seed))
   total = example.reference.shape[1]
   budgets = [total // 4, total // 2, 3 * total // 4]
-  prune = pruning_of(config.get('prune', {}), job.model, len(job.sigmas) - 1, profile)
+  profile_ = np.asarray(profile())
+  prune = pruning_of(config.get('prune', {}), job.model, len(job.sigmas) - 1, lambda: profile_)
   settings = study.Settings(len(job.sigmas) - 1, prune.first_layer, prune.interval)
   stacked = jax.tree.map(lambda leaf: leaf[None], job.params)
-  profile_ = np.asarray(profile())
   result = study.run_study(job.model, stacked, [held], profile_[None], settings, budgets=budgets,
                            seed=seed, merges=('tome', 'tofu', 'sito'))
   lines = [[name, *(f'{runs[b].mean():.3f}' if b in runs else '' for b in budgets)]
@@ -260,32 +283,6 @@ def study_table(config, workdir, count=64):
           format_table(header, [line + [''] * (len(header) - len(line)) for line in lines]))
 
 
-def pruning_of(settings, model, steps, profile=None, layers=2):
-  """The Pruning of a mapping; what it leaves out is scaled from the paper's network.
-
-  Args:
-    settings: mapping with fields of Pruning.
-    model: DiT.
-    steps: of the sampler.
-    profile: function that gives the sensitivity of the layers, for settings without `pivotal`.
-    layers: pivotal layers to take from it.
-
-  Raises:
-    ConfigError: unknown keys, impossible values, no pivotal layers and no profile.
-  """
-  first = settings.get('first_layer', sampler.scaled_first_layer(model.num_layers))
-  filled = {'first_layer': first, 'interval': sampler.scaled_interval(steps), **settings}
-  if 'pivotal' not in filled:
-    config_lib.require(profile is not None, 'prune.pivotal', 'some layers', None)
-    values = profile()
-    filled['pivotal'] = calibration.pivotal_layers(values, layers, first)
-    _log.info('sensitivity of the layers %s: pivotal %s',
-              ', '.join(f'{value:.3g}' for value in values), filled['pivotal'])
-  pruning = config_lib.call(Pruning, filled, 'prune', drop=())
-  pruning.check(model.num_layers)
-  return pruning
-
-
 def run(job, pruning, output, picture):
   """Samples, compares with the unpruned sample if something is pruned, writes both.
 
@@ -296,7 +293,8 @@ def run(job, pruning, output, picture):
     picture: PNG file for the grid.
 
   Returns:
-    {'seconds', ...}: with pruning also the kept share, speed-ups and similarities.
+    {'seconds', ...}: with pruning also the pivotal layers, the kept share, speed-ups and
+    similarities, None where one is not finite (PSNR of equal images).
   """
   arguments = (job.model, job.params, job.noise, job.conditions, job.sigmas)
   base, seconds = _timed(lambda: dit_sampler.sample(*arguments)[-1])
@@ -312,13 +310,15 @@ def run(job, pruning, output, picture):
         total=total, first_layer=pruning.first_layer)
     planes = (lambda x: x) if base.ndim == 3 else (lambda x: np.moveaxis(x, 1, -1))
     window = min(7, *planes(base).shape[1:3])
-    summary |= {
+    values = {
         'pruned_seconds': pruned_seconds, 'speed_up': seconds / pruned_seconds,
         'flop_ratio': flops(kept=[total] * len(out.kept)) / flops(kept=out.kept),
         'kept_share': float(np.mean(out.kept) / max(total, 1)),
         'relative_l2': float(image_similarity.relative_l2(samples, base).mean()),
         'psnr': float(image_similarity.psnr(samples, base, limits).mean()),
         'ssim': float(image_similarity.ssim(planes(samples), planes(base), limits, window).mean())}
+    summary |= {'pivotal': pruning.pivotal, **{
+        name: value if np.isfinite(value) else None for name, value in values.items()}}
     kept_row = {'pruned': samples}
   show = (lambda x: x) if base.ndim == 3 else (lambda x: pictures.preview(x, base))
   pictures.grid({**job.rows, 'unpruned': show(base),

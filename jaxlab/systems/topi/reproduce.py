@@ -17,7 +17,7 @@ import optax
 from jaxlab import optim, parallel
 from jaxlab.data import builders
 from jaxlab.models import dit_sampler, dit_tokens, rectified_flow
-from jaxlab.models.dit import DiT, init_params
+from jaxlab.models.dit import DiT, random_params
 from jaxlab.systems.topi import cost, data, pictures, sampler, study
 from jaxlab.systems.topi import task as task_lib
 from jaxlab.train import claims, figures, task_gradient
@@ -121,17 +121,16 @@ def speed(seed, pruned):
     {'plain': seconds [R], 'pruned': seconds [R], 'flops': ratio of the closed forms}.
   """
   model = DiT(64, 64, 2, 4, 4, 32, (8, 12, 12), pooled_dim=32)
-  keys = jax.random.split(jax.random.key(seed), 6)
-  params = init_params(model, keys[0])
-  params = jax.tree.map(lambda leaf: leaf + 0.02 * jax.random.normal(keys[1], leaf.shape), params)
+  keys = jax.random.split(jax.random.key(seed), 5)
+  params = random_params(model, keys[0])
   n_target, n_reference = SPEED['n_target'], SPEED['n_reference']
   side = round((n_reference // 4)**0.5)
   ids, txt_ids = dit_tokens.flux_ids([(12, 16), (side, 4 * side)], SPEED['n_txt'])
   normal = lambda key, *shape: jax.random.normal(key, (1, *shape))
   conditions = dit_sampler.Conditions(
-      dit_sampler.Prompt(normal(keys[2], SPEED['n_txt'], 64), normal(keys[3], 32)),
-      normal(keys[4], n_reference, 64), ids, txt_ids)
-  noise, sigmas = normal(keys[5], n_target, 64), rectified_flow.sigma_grid(SPEED['steps'], n_target)
+      dit_sampler.Prompt(normal(keys[1], SPEED['n_txt'], 64), normal(keys[2], 32)),
+      normal(keys[3], n_reference, 64), ids, txt_ids)
+  noise, sigmas = normal(keys[4], n_target, 64), rectified_flow.sigma_grid(SPEED['steps'], n_target)
   first = sampler.scaled_first_layer(model.num_layers)
   pruning = sampler.Pruning(pivotal=(2, 3), first_layer=first, pruned=pruned)
   kept = []

@@ -32,7 +32,7 @@ class Pruning:
     pruned: share of the reference tokens that goes, in [0, 1].
     bucket: with `tau`, the number of tokens is rounded up to a multiple of this.
     separate: whether the negative prompt of guidance has kept tokens of its own.
-    floor: tokens of every reference image that stay whatever their influence.
+    floor: tokens of every reference image that stay whatever their influence and the budget.
   """
   pivotal: Sequence[int]
   first_layer: int = 10
@@ -68,8 +68,8 @@ def scaled_first_layer(num_layers):
 
 
 def scaled_interval(steps):
-  """Delta_T of the paper's 28 steps, scaled; with few steps an anchor at 0 is all there is."""
-  return max(1, round(10 * steps / 28))
+  """Delta_T = 10 of the paper, scaled where there are fewer steps than its 28."""
+  return max(1, round(10 * min(steps, 28) / 28))
 
 
 class Sampled(NamedTuple):
@@ -122,24 +122,26 @@ def sample(model, params, noise, conditions, sigmas, pruning):
 def _budget(pruning, count, total):
   """Tokens that run: one number for the whole batch, the largest that a sample wants."""
   if pruning.tau is None:
-    return round((1 - pruning.pruned) * total)
+    share = round((1 - pruning.pruned) * total)
+    return max(share, int(count.max())) if pruning.floor else share
   return influence_lib.bucketed(int(count.max()), pruning.bucket, total)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _anchor_step(model, pruning, params, x, conditions, levels):
-  """(x after a step with all tokens, ranking of the reference tokens, tokens that tau wants)."""
+  """(x after a step with all tokens, ranking of the reference tokens, how many have to stay)."""
   v, scores = velocity(model, params, x, levels[0], conditions, score_layers=pruning.pivotal)
   values = influence_lib.influence(scores, pruning.pivotal)
   if not pruning.separate:
     values = values[:len(x)]  # the conditional branch
-  count = influence_lib.count_for_share(values, 1.0 if pruning.tau is None else pruning.tau)
+  count = jnp.zeros(len(values), jnp.int32)
+  if pruning.tau is not None:
+    count = influence_lib.count_for_share(values, pruning.tau)
   if pruning.floor:
     owner = conditions.img_ids.reshape(-1, *conditions.img_ids.shape[-2:])[0, x.shape[1]:, 0]
     first = influence_lib.best_of_each(values, owner, pruning.floor)
-    if pruning.tau is not None:
-      first |= influence_lib.keep_mask(values, count)
-      count = first.sum(-1)
+    first |= influence_lib.keep_mask(values, count)
+    count = first.sum(-1)
     values = values + jnp.where(first, values.max(-1, keepdims=True) + 1, 0)
   return rectified_flow.euler_step(x, v, levels), influence_lib.ranking(values), count
 

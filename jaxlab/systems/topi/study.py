@@ -14,10 +14,10 @@ from jaxlab import parallel
 from jaxlab.models import dit_sampler, rectified_flow
 from jaxlab.systems.topi import calibration, data, merging, sampler, task
 from jaxlab.systems.topi import influence as influence_lib
+from jaxlab.systems.topi.calibration import PIVOTAL
 
 CALIBRATION_SAMPLES, CALIBRATION_TIMES = 16, (0.125, 0.375, 0.625, 0.875)
 RANDOM_DRAWS = 4
-PIVOTAL = 3  # layers that score; with two, one network in nine lost the image at half the budget
 TAUS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 

@@ -12,8 +12,7 @@ from jaxlab.data import builders, pipeline
 from jaxlab.metrics import image_similarity
 from jaxlab.models import dit_sampler, dit_weights, rectified_flow
 from jaxlab.models.dit import DiT, init_params
-from jaxlab.systems.topi import data
-from jaxlab.systems.topi.sampler import Pruning
+from jaxlab.systems.topi import calibration, data
 from jaxlab.task import Loss, Task, row_keys
 
 CONFIG_KEYS = ('model', 'data', 'sampling', 'prune')
@@ -62,8 +61,8 @@ def check(config):
   config_lib.check_keys(steps, ('steps',), 'sampling')
   config_lib.require(steps.get('steps', 0) >= 1, 'sampling.steps', 'at least 1', steps.get('steps'))
   if 'prune' in config:
-    settings = {'pivotal': (0,), **config_lib.section(config, 'prune')}  # calibrated if not given
-    config_lib.call(Pruning, settings, 'prune', drop=()).check(model.num_layers)
+    calibration.pruning_of(config_lib.section(config, 'prune'), model, steps['steps'],
+                           lambda: np.zeros(model.num_layers))
   return model, spec._replace(instructions=tuple(spec.instructions))
 
 

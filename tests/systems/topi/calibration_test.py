@@ -3,6 +3,7 @@ import jax
 import numpy as np
 from absl.testing import absltest, parameterized
 
+from jaxlab.config import ConfigError
 from jaxlab.models.dit import HIDDEN
 from jaxlab.systems.topi import calibration
 from tests.models import dit_golden
@@ -55,6 +56,19 @@ class CalibrationTest(parameterized.TestCase):
   @parameterized.parameters((0, 2, (0, 2)), (1, 2, (2, 3)), (1, 3, (1, 2, 3)))
   def test_ties_by_number(self, first, count, layers):
     self.assertEqual(calibration.pivotal_layers([9., 1, 3, 3, 1], count, first), layers)
+
+  @parameterized.parameters(
+      ({}, (2, 3, 5)), ({'num_pivotal': 1}, (3,)), ({'pivotal_from': 0}, (0, 3, 5)),
+      ({'first_layer': 4}, (4, 5)), ({'pivotal': (1,)}, (1,)))
+  def test_pivotal_layers_of_a_mapping(self, change, layers):
+    model = dit_golden.flux_model(num_double=2, num_single=4)
+    made = calibration.pruning_of({'tau': .5, 'first_layer': 1, 'interval': None, **change}, model,
+                                  12, lambda: [9., 1, 2, 5, 1, 3])
+    self.assertEqual((made.pivotal, made.interval), (layers, 4))
+
+  def test_no_pivotal_layers(self):
+    with self.assertRaisesRegex(ConfigError, 'prune.pivotal: expected some layers'):
+      calibration.pruning_of({'tau': .5}, MODEL, 12)
 
 
 if __name__ == '__main__':

@@ -147,10 +147,12 @@ class BudgetTest(parameterized.TestCase):
                                        SIGMAS[:2])
     small = np.asarray(order[:, :4]) >= 12  # tokens of the second image
     np.testing.assert_array_equal(small.sum(-1), [2, 2])
+    self.assertEqual(run(pruned=.75, floor=2).kept, (16, 4, 16, 4, 16))
+    self.assertEqual(run(pruned=.75, floor=3).kept, (16, 6, 16, 6, 16))  # 3 of each of two
 
   def test_scaling_from_the_paper(self):
     self.assertEqual((sampler.scaled_first_layer(57), sampler.scaled_first_layer(5)), (10, 1))
-    self.assertEqual([sampler.scaled_interval(n) for n in (28, 12, 4, 1)], [10, 4, 1, 1])
+    self.assertEqual([sampler.scaled_interval(n) for n in (40, 28, 12, 4, 1)], [10, 10, 4, 1, 1])
 
   @parameterized.parameters(
       ({}, 'tau, pruned: expected exactly one'), ({'tau': .5, 'pruned': .5}, 'exactly one'),

@@ -14,11 +14,12 @@ import optax
 import pytest
 from absl.testing import absltest, parameterized
 
+from configs.topi import flux
 from jaxlab import parallel, systems, train
 from jaxlab.config import ConfigError
 from jaxlab.data import builders, pipeline
 from jaxlab.models import dit_weights
-from jaxlab.systems.topi import data, generate, study
+from jaxlab.systems.topi import calibration, data, generate, study
 from jaxlab.systems.topi import task as task_lib
 from jaxlab.train import TrainState, train_step
 from tests import conftest
@@ -119,12 +120,19 @@ class TaskTest(parameterized.TestCase):
       ({'data': None}, 'config.data: missing'), ({'sampling': {'steps': 0}}, 'sampling.steps'),
       ({'model': {**CONFIG['model'], 'axes': (2, 2, 2)}}, 'model: axes: expected even numbers'),
       ({'prune': {'tau': 2.0}}, 'tau: expected a share'),
-      ({'prune': {'tau': .5, 'first_layer': 7}}, 'first_layer: expected below 2'))
+      ({'prune': {'tau': .5, 'first_layer': 7}}, 'first_layer: expected below 2'),
+      ({'prune': {'tau': .5, 'pivotal_from': 2}}, r'prune.pivotal_from: expected a layer of 0..1'),
+      ({'prune': {'tau': .5, 'num_pivotal': 0}}, 'prune.num_pivotal: expected at least 1, got 0'),
+      ({'prune': {'tau': .5, 'num_pivotl': 1}}, "prune: unknown key 'num_pivotl'"))
   def test_mistakes_are_found_before_any_data(self, change, message):
     config = {k: v for k, v in {**CONFIG, **change}.items() if v is not None}
     with mock.patch.object(builders, 'load', side_effect=AssertionError('loads data')):
       with self.assertRaisesRegex(ConfigError, message):
         systems.check(config)
+
+
+  def test_what_prune_leaves_out_is_scaled(self):
+    systems.check({**CONFIG, 'prune': {'tau': .5}})  # first layer 0 of 2, interval 1 of 3 steps
 
 
 class StudyTest(absltest.TestCase):
@@ -166,8 +174,8 @@ class GenerateTest(parameterized.TestCase):
   def test_a_trained_fixture(self):
     train.fit(systems.make_task(CONFIG), CONFIG, workdir=self.folder, devices=jax.devices()[:1])
     job, profile = generate.fixture_job(CONFIG, self.folder, 3)
-    pruning = generate.pruning_of(generate.with_budget(CONFIG['prune'], None, .5), job.model, 3,
-                                  profile, layers=1)
+    settings = {**generate.with_budget(CONFIG['prune'], None, .5), 'num_pivotal': 1}
+    pruning = calibration.pruning_of(settings, job.model, 3, profile)
     self.assertEqual((pruning.tau, pruning.pruned, pruning.pivotal), (None, .5, (1,)))
     summary = generate.run(job, pruning, self.folder / 'out.npz', self.folder / 'out.png')
     self.assertAlmostEqual(summary['kept_share'], (36 + 18 + 36) / 3 / 36)
@@ -203,25 +211,78 @@ class GenerateTest(parameterized.TestCase):
     for a, b in zip(jax.tree.leaves(job.params), jax.tree.leaves(weights)):
       np.testing.assert_array_equal(a, b)
     self.assertEqual(job.conditions.reference.shape, (2, 10, 16))
-    pruning = generate.pruning_of({'pivotal': (1,), 'pruned': .5, 'first_layer': 1}, model, 2)
+    pruning = calibration.pruning_of({'pivotal': (1,), 'pruned': .5}, model, 2)
     summary = generate.run(job, pruning, self.folder / 'out.npz', self.folder / 'out.png')
-    json.dumps(summary)
+    json.dumps(summary, allow_nan=False)
     with np.load(self.folder / 'out.npz') as file:
       self.assertEqual(file['samples'].shape, (2, 4, 4, 4))
-    (self.folder / 'model-1.safetensors').unlink()
+    second = self.folder / 'model-1.safetensors'
+    second.write_bytes(second.read_bytes()[:-9])
+    with self.assertRaisesRegex(ConfigError, 'model-1.safetensors: expected a safetensors file'):
+      generate.files_job(config, self.folder / 'in.npz', self.folder)
+    second.unlink()
     with self.assertRaisesRegex(ConfigError, 'is missing'):
       generate.files_job(config, self.folder / 'in.npz', self.folder)
+    (self.folder / 'config.json').write_text('{"_class_name": ')
+    with self.assertRaisesRegex(ConfigError, 'config.json: line 1, column 17: expected json'):
+      generate.files_job(config, self.folder / 'in.npz', self.folder)
+
+  @parameterized.parameters('flux', 'qwen')
+  def test_the_folders_of_the_public_models(self, variant):
+    from safetensors.numpy import save_file
+    official = {'attention_head_dim': 128, 'axes_dims_rope': [16, 56, 56], 'in_channels': 64,
+                'num_attention_heads': 24, 'pooled_projection_dim': 768}
+    official |= {
+        'flux': {'_class_name': 'FluxTransformer2DModel', 'guidance_embeds': True,
+                 'joint_attention_dim': 4096, 'num_layers': 19, 'num_single_layers': 38,
+                 'out_channels': 64, 'patch_size': 1},
+        'qwen': {'_class_name': 'QwenImageTransformer2DModel', 'guidance_embeds': False,
+                 'joint_attention_dim': 3584, 'num_layers': 60, 'out_channels': 16,
+                 'patch_size': 2}}[variant]
+    save_file({'x': np.zeros(1, np.float32)}, self.folder / 'model.safetensors')
+    model, _ = generate.check(flux.get_config(variant).to_dict())
+    with mock.patch.object(dit_weights, 'params_from_torch', return_value={}):
+      (self.folder / 'config.json').write_text(json.dumps(official))
+      self.assertEqual(generate.load_weights(self.folder, model), {})
+      (self.folder / 'config.json').write_text(json.dumps({**official, 'num_layers': 3}))
+      with self.assertRaisesRegex(ConfigError, 'expected the network of the config, '):
+        generate.load_weights(self.folder, model)
+
+  def test_a_random_network_reads_its_reference(self):
+    config, model = self.files()
+    job = generate.files_job(config, self.folder / 'in.npz', None)
+    self.assertGreater(np.abs(dit_golden.velocity(
+        model, job.params, job.noise, .5, job.conditions)).max(), 1e-3)
+    pruning = calibration.pruning_of({'pivotal': (1,), 'pruned': 1.0, 'interval': 2}, model, 2)
+    summary = generate.run(job, pruning, self.folder / 'out.npz', self.folder / 'out.png')
+    self.assertBetween(summary['relative_l2'], 1e-7, 1)
+    none = calibration.pruning_of({'pivotal': (1,), 'pruned': 0.0}, model, 2)
+    summary = generate.run(job, none, self.folder / 'out.npz', self.folder / 'out.png')
+    self.assertEqual((summary['relative_l2'], summary['psnr']), (0, None))
 
   @parameterized.parameters(
       ({'txt': None}, r'in.npz: txt: expected \[B, n_txt, 24\], got .nothing.'),
       ({'pooled': np.zeros((1, 12))}, r'in.npz: pooled: expected \[2, 12\], got \[1, 12\]'),
       ({'reference_0': np.zeros((2, 4, 3, 4))}, 'reference_0: expected .* even h and w'),
       ({'refrence_0': np.zeros(1)}, "unknown key 'refrence_0'; did you mean"),
-      ({'target_shape': None}, "noise: expected an array, or 'target_shape'"))
+      ({'target_shape': None}, "noise: expected an array, or 'target_shape'"),
+      ({'target_shape': np.array([4])}, r'target_shape: expected \(h, w\), got \[1\]'),
+      ({'target_shape': np.array([4, 3])}, r'target_shape: expected even numbers, got \(4, 3\)'),
+      ({'negative_pooled': np.zeros((2, 12))}, 'negative_txt: expected an array'),
+      ({'negative_txt': np.zeros((2, 3, 24)), 'negative_pooled': np.zeros((2, 12)),
+        'negative_txt_mask': np.ones((2, 3))}, 'in.npz: txt_mask: expected an array'))
   def test_bad_inputs(self, change, message):
     config, _ = self.files(**change)
     with self.assertRaisesRegex(ConfigError, message):
       generate.files_job(config, self.folder / 'in.npz', None)
+
+  def test_a_damaged_file_of_inputs(self):
+    config, _ = self.files()
+    content = (self.folder / 'in.npz').read_bytes()
+    for wrong in (content[:-30], b'', content[:-30] + bytes(30)):
+      (self.folder / 'in.npz').write_bytes(wrong)
+      with self.assertRaisesRegex(ConfigError, '--inputs=.*in.npz: cannot be read'):
+        generate.files_job(config, self.folder / 'in.npz', None)
 
 
 if __name__ == '__main__':
