@@ -13,6 +13,8 @@ import ml_collections
 
 def get_config(variant='mind'):
   """Returns the experiment; `variant` is 'mind' or 'adressa'."""
+  if variant not in ('mind', 'adressa'):
+    raise ValueError(f"variant: expected 'mind' or 'adressa', got {variant!r}")
   config = ml_collections.ConfigDict()
   config.task = 'efficient_fedrec'
   config.seed = 0

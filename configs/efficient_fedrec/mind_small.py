@@ -1,4 +1,4 @@
-"""Efficient-FedRec's data and model (arXiv 2109.05446) at full size: NRMS on MIND-small or Adressa.
+"""Efficient-FedRec (arXiv 2109.05446) with NRMS, not the paper's BERT, on MIND-small or Adressa.
 
   python -m launch.train --config=configs/efficient_fedrec/mind_small.py --workdir=/tmp/jaxlab/mind
   python -m launch.federate --config=configs/efficient_fedrec/mind_small.py \
@@ -8,8 +8,10 @@ The first command trains centrally, the second by Efficient-FedRec with the publ
 Wants the unpacked files in the folder downloads/manual of the data sets (see the system's README),
 glove.840B.300d.txt (`--config.data.word_vectors=FILE`; without it word vectors start at random) and
 an accelerator. No run of it has been made here; the official run of the federated algorithm with a
-BERT news encoder reports AUC .6728 on MIND's test and .7980 on Adressa's. Variants: 'mind_large',
-'adressa', and 'lstur' or 'naml' for the other models on MIND-small.
+BERT news encoder (see "What differs" in the system's README) reports AUC .6728 on MIND's test and
+.7980 on Adressa's. num_clients must be the number of users with a training click, which depends on
+the data set. Variants: 'mind_large', 'adressa', and 'lstur' or 'naml' for the other models on
+MIND-small.
 """
 import ml_collections
 
@@ -27,6 +29,9 @@ USER = {
 
 def get_config(variant='mind_small'):
   """Returns the experiment; `variant` is a data set, or a model on MIND-small (see above)."""
+  variants = ('mind_small', 'mind_large', 'adressa', *NEWS)
+  if variant not in variants:
+    raise ValueError(f"variant: expected one of {', '.join(variants)}, got {variant!r}")
   model = variant if variant in NEWS else 'nrms'
   config = ml_collections.ConfigDict()
   config.task = 'efficient_fedrec'

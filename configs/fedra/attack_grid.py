@@ -45,6 +45,8 @@ AGGREGATORS = (
 
 def get_config(variant='all'):
   """Returns the experiment; `variant` is 'all' or 'small'."""
+  if variant not in ('all', 'small'):
+    raise ValueError(f"variant: expected 'all' or 'small', got {variant!r}")
   few = 4 if variant == 'small' else None
   config = ml_collections.ConfigDict(digits.get_config('clean'))
   config.federated.update(rounds_per_call=5, log_every=5, save_every=0)

@@ -13,6 +13,8 @@ import ml_collections
 
 def get_config(variant='fedra'):
   """Returns the experiment; `variant` is one of 'fedra', 'fedavg', 'clean'."""
+  if variant not in ('fedra', 'fedavg', 'clean'):
+    raise ValueError(f"variant: expected 'fedra', 'fedavg' or 'clean', got {variant!r}")
   config = ml_collections.ConfigDict()
   config.task = 'classification'
   config.seed = 0

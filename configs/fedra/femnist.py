@@ -15,6 +15,8 @@ import ml_collections
 
 def get_config(variant='femnist'):
   """Returns the experiment; `variant` is 'femnist' or 'demo'."""
+  if variant not in ('femnist', 'demo'):
+    raise ValueError(f"variant: expected 'femnist' or 'demo', got {variant!r}")
   demo = variant == 'demo'
   config = ml_collections.ConfigDict()
   config.task = 'classification'

@@ -26,6 +26,9 @@ def get_config(variant='attack'):
   """Returns the experiment; `variant` is one of 'attack', 'clean', 'release', 'lstur',
   'norm_bound', 'multi_krum', 'rows'.
   """
+  variants = ('attack', 'clean', 'release', 'lstur', *AGGREGATORS, 'rows')
+  if variant not in variants:
+    raise ValueError(f"variant: expected one of {', '.join(variants)}, got {variant!r}")
   config = ml_collections.ConfigDict()
   config.task = 'ua_fedrec'
   config.seed = 0

@@ -38,6 +38,9 @@ def get_config(variant='attack'):
   """Returns the experiment; `variant` is one of 'attack', 'lstur', 'clean', 'release',
   'norm_bound', 'multi_krum', 'median', 'trimmed_mean', 'krum', 'rows'.
   """
+  variants = ('attack', 'lstur', 'clean', 'release', *AGGREGATORS, 'rows')
+  if variant not in variants:
+    raise ValueError(f"variant: expected one of {', '.join(variants)}, got {variant!r}")
   config = ml_collections.ConfigDict()
   config.task = 'ua_fedrec'
   config.seed = 0

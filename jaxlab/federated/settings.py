@@ -99,8 +99,8 @@ class FederatedConfig:
         not (self.drop_remainder and algorithm.needs_full_gradient), 'federated.drop_remainder',
         f'False under the algorithm {dict(self.algorithm)}, for the same reason', True)
     aggregator = self.make_aggregator(algorithm)
-    self._check_sampling(algorithm, aggregator)
     self._check_aggregation(aggregator)
+    self._check_sampling(algorithm, aggregator)
 
   def _check_sampling(self, algorithm, aggregator):
     sampler = self.make_sampler(np.ones(self.num_clients), 0)

@@ -151,6 +151,13 @@ class AttackTest(parameterized.TestCase):
     self.assertTrue((who(3) != who(4)).any())
     self.assertEqual((who(3).sum(), who(3, fraction=0.3).sum(), who(3)[-1]), (5, 15, False))
     self.assertFalse(attacks.malicious_clients({}, 50, 3).any())
+    self.assertFalse(who(3, fraction=0.0).any())
+    with self.assertRaisesRegex(ConfigError, '^federated.attack.fraction: expected so much that'):
+      who(3, fraction=0.005)
+
+  def test_a_label_flip_of_too_few_classes(self):
+    with self.assertRaisesRegex(ConfigError, 'expected more than the largest label, 9, got 5'):
+      attacks.label_flip(num_classes=5).poison(np.arange(10), np.random.default_rng(0))
 
 
 FEDERATED = {

@@ -40,6 +40,7 @@ RULES = {
         aggregators.weighted_mean(), alpha=0.2, alpha_star=0.5),
 }
 TRANSLATING = ('median', 'trimmed_mean', 'krum', 'multi_krum', 'bulyan', 'rfa', 'dnc')
+AVERAGES = ('uniform_mean', 'norm_bound', 'truncated')  # these compare no updates
 BOUNDED = ('median', 'trimmed_mean', 'krum', 'multi_krum', 'bulyan', 'dnc', 'fedra')
 
 
@@ -109,8 +110,11 @@ class InvarianceTest(parameterized.TestCase):
     here = [0, 2, N]
     ids = np.insert(np.arange(N), here, -1)
     clean, state, info = apply(name, messages, weights)
-    for value, weight in ((0.0, 0.0), (1e30, 0.0), (np.nan, 5.0), (np.inf, 5.0), (1.0, np.nan),
-                          (1.0, np.inf), (1.0, -3.0)):
+    cases = [(0.0, 0.0), (1e30, 0.0), (np.nan, 5.0), (np.inf, 5.0), (1.0, np.nan), (1.0, np.inf),
+             (1.0, -3.0)]
+    # Squares of these are not finite, or too near it, though the numbers are.
+    cases += [(value, 5.0) for value in (2e15, 5e18, 1e20) if name not in AVERAGES]
+    for value, weight in cases:
       more = jax.tree.map(lambda x, v=value: np.insert(x, here, v, axis=0), messages)
       ours, new_state, new_info = apply(name, more, np.insert(weights, here, weight), ids)
       toy.assert_trees_equal(clean, ours)
@@ -179,6 +183,12 @@ class BreakdownTest(parameterized.TestCase):
     slack = 2 * np.linalg.norm(high - low) if name == 'rfa' else 1e-5
     self.assertTrue(((ours >= low - slack) & (ours <= high + slack)).all())
 
+  def test_a_distance_that_overflowed_is_far(self):
+    apart = np.full((5, 5), 2, np.float32)
+    apart[1] = apart[:, 1] = np.inf
+    scores = distance.krum_scores(jnp.asarray(apart), np.arange(5) != 4, 1)
+    np.testing.assert_array_equal(scores, [2, np.inf, 2, 2, np.inf])
+
   def test_large_cohorts_keep_small_distances_beside_gigantic_updates(self):
     rng = np.random.default_rng(0)
     updates = (rng.normal(size=(70, 5)) + 100).astype(np.float32)
@@ -211,7 +221,8 @@ class BreakdownTest(parameterized.TestCase):
 
   @parameterized.parameters(
       (lambda: aggregators.krum(num_malicious=2), 4), (lambda: aggregators.trimmed_mean(beta=2), 4),
-      (lambda: aggregators.bulyan(num_malicious=1), 6), (aggregators.residual, 3))
+      (lambda: aggregators.bulyan(num_malicious=1), 6), (aggregators.residual, 3),
+      (lambda: aggregators.multi_krum(num_malicious=2, keep=13), 12))
   def test_too_few_clients(self, make, clients):
     with self.assertRaisesRegex(ValueError, f'at least {clients + 1} clients, got {clients}'):
       make().apply((), *draw(clients=clients), KEY)
@@ -277,6 +288,18 @@ class FedRATest(parameterized.TestCase):
     self.assertFalse(info['keep'][3])
     chex.assert_trees_all_close(ours, clean, rtol=1e-6)
 
+  @parameterized.product(factor=['pairwise', 'product'], value=[40.0, 1e14])
+  def test_equal_liars_with_sizes_near_overflow_are_dropped(self, factor, value):
+    messages, _ = draw()
+    liars = np.arange(N) < 2
+    sent = np.where(liars[:, None], np.float32(value), 0.05 * messages['b'] + 1)
+    weights = np.where(liars, 3e38, 20).astype(np.float32)
+    ours, _, info = jax.jit(aggregators.fedra(factor=factor).apply)((), sent, weights, KEY)
+    self.assertTrue(np.isfinite(info['scores']).all())
+    np.testing.assert_array_equal(info['keep'], ~liars)
+    self.assertEqual(info['m_hat'], 2)
+    np.testing.assert_allclose(ours, sent[2:].mean(0), rtol=1e-5)
+
   @parameterized.parameters(1, 2)
   def test_one_or_two_clients_stay(self, clients):
     self.assertTrue(apply('fedra', *draw(clients=clients))[2]['keep'].all())
@@ -291,6 +314,14 @@ class FedRATest(parameterized.TestCase):
     self.assertEqual((int(free.argmax()), len(free)), (3, 5))
     self.assertEqual(float(free[4]), quantity_aware.log_likelihoods(scores, m_max=2)[4])
     self.assertEqual(int(quantity_aware.log_likelihoods(scores, m_max=1).argmax()), 1)
+
+
+class HostTest(absltest.TestCase):
+
+  def test_numpy_updates_outside_of_jit(self):
+    messages, weights = draw()
+    one = aggregators.dnc(num_malicious=F).apply((), messages['b'], weights, KEY)[0]
+    self.assertTrue(np.isfinite(one).all())
 
 
 class MakeTest(parameterized.TestCase):

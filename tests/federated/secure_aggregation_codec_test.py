@@ -110,6 +110,13 @@ class QuantizeTest(parameterized.TestCase):
     self.assertAlmostEqual(mean, 0.123, delta=4 * step / 2 / np.sqrt(20000))
     self.assertGreater(abs(float(secure.quantize(x[:1], 1.0, 4)[0]) * step - 1 - 0.123), 0.02)
 
+  def test_numpy_arrays_get_the_integers_of_the_formula(self):
+    x = np.random.default_rng(0).normal(size=2000).astype(np.float32) / 4
+    exact = np.rint((np.clip(x.astype(np.float64), -0.5, 0.5) + 0.5) * (2**22 - 1))
+    np.testing.assert_array_equal(secure.quantize(x, 0.5, 22), exact)
+    single = np.asarray(secure.quantize(jnp.asarray(x), 0.5, 22)).astype(np.float64)
+    self.assertEqual(np.abs(single - exact).max(), 1)
+
   def test_the_largest_sum_does_not_wrap(self):
     words = jnp.full((1, 4), 65537 * 65535, jnp.uint32)
     np.testing.assert_allclose(secure.dequantize(words, 65537, 2.0, 16), 65537 * 2.0, rtol=1e-6)

@@ -77,11 +77,11 @@ def krum_scores(distances, present, num_malicious):
     present: bool [n].
     num_malicious: f.
   """
-  count = jnp.maximum(present.sum() - num_malicious - 2, 1)
+  number = present.sum()
+  count = jnp.minimum(jnp.maximum(number - num_malicious - 2, 1), number - 1)
   ordered = jnp.sort(jnp.where(others(present), distances, jnp.inf), axis=1).T
-  near = jnp.arange(len(present))[:, None] < count
-  return jnp.where(present, sum_in_order(jnp.where(near & (ordered < jnp.inf), ordered, 0)),
-                   jnp.inf)
+  near = jnp.arange(len(present))[:, None] < count  # the absent come last, at +inf
+  return jnp.where(present, sum_in_order(jnp.where(near, ordered, 0)), jnp.inf)
 
 
 def _scores(updates, weights, num_malicious, squared):
@@ -114,7 +114,7 @@ def multi_krum(*, num_malicious: int, keep: int | None = None, weighted: bool = 
 
   Args:
     num_malicious: f; needs f + 3 clients.
-    keep: how many to average; n - f by default.
+    keep: how many to average, of at least as many clients; n - f by default.
     weighted: by the claimed sizes, which quantity-enhanced attackers like, or evenly.
     squared: sum squared distances, or plain ones.
   """
@@ -129,7 +129,7 @@ def multi_krum(*, num_malicious: int, keep: int | None = None, weighted: bool = 
     kept = (ranks(scores) < count) & present
     shares = jnp.where(kept, weights, 0) if weighted else kept
     return average(updates, shares), state, {'keep': kept, 'scores': scores}
-  return from_rule(rule, minimum=num_malicious + 3)
+  return from_rule(rule, minimum=max(num_malicious + 3, keep or 0))
 
 
 def bulyan_order(distances, present, num_malicious):

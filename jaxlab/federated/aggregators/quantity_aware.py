@@ -9,6 +9,8 @@ from jaxlab.federated.aggregators.distance import others, ranks, squared_distanc
 from jaxlab.federated.aggregators.stack import average, from_rule, sum_in_order
 
 _IMPOSSIBLE = -1e30  # log-likelihood of a number that is not considered
+# What a size, and a score in units of the median, count as at most, so that nothing overflows.
+_LARGEST_SIZE, _LARGEST_SCORE = 2.0**60, 2.0**30
 
 FACTORS = {
     'product': lambda a, b: jnp.sqrt(a) * jnp.sqrt(b),
@@ -23,11 +25,11 @@ def scores_of(distances, sizes, factor):
 
   Args:
     distances: [n, n], not squared.
-    sizes: q [n]; 0 means absent.
+    sizes: q [n]; 0 means absent, and more than 2^60 counts as that.
     factor: phi, a name of `FACTORS`.
   """
   present = sizes > 0
-  sizes = jnp.where(present, sizes, 1).astype(distances.dtype)
+  sizes = jnp.minimum(jnp.where(present, sizes, 1), _LARGEST_SIZE).astype(distances.dtype)
   # The column is i, the row j: rows are summed in order.
   phi = FACTORS[factor](sizes[None, :], sizes[:, None])
   total = sum_in_order(jnp.where(others(present), phi * distances.T, 0))
@@ -37,9 +39,9 @@ def scores_of(distances, sizes, factor):
 def log_likelihoods(scores, *, mixing=True, floor=0.1, m_max=None):
   """Log-likelihood of every number m of malicious clients: two Gaussians over the sorted scores.
 
-  The n - m lowest scores, in units of the median, are one Gaussian and the m highest the other,
-  each with its own mean and maximum-likelihood variance, at least floor^2; `mixing` adds the
-  logarithms of the shares of the groups.
+  The n - m lowest scores, in units of the median and at most 2^30, are one Gaussian and the m
+  highest the other, each with its own mean and maximum-likelihood variance, at least floor^2;
+  `mixing` adds the logarithms of the shares of the groups.
 
   Args:
     scores: [n], +inf for the absent.
@@ -60,6 +62,7 @@ def log_likelihoods(scores, *, mixing=True, floor=0.1, m_max=None):
   here = jnp.arange(n) < count
   usable = (median > 0) & (median < jnp.inf)
   ordered = jnp.where(here, ordered, 0) / jnp.where(usable, median, 1)
+  ordered = jnp.minimum(ordered, _LARGEST_SCORE)
 
   m = jnp.arange((n - 1) // 2 + 1, dtype=scores.dtype)
   rank = jnp.arange(n, dtype=scores.dtype)[:, None]
@@ -110,7 +113,8 @@ def fedra(*, factor: Literal['product', 'pairwise', 'self', 'none'] = 'product',
       info['log_likelihoods'] = log_likelihoods(scores, mixing=mixing, floor=floor, m_max=m_max)
       m_hat = info['log_likelihoods'].argmax()
     else:
-      m_hat = m
+      m_hat = jnp.int32(m)
     keep = (ranks(scores) < present.sum() - m_hat) & present
-    return average(updates, jnp.where(keep, weights, 0)), state, {**info, 'keep': keep}
+    info |= {'m_hat': m_hat, 'keep': keep}
+    return average(updates, jnp.where(keep, weights, 0)), state, info
   return from_rule(rule, minimum=1 if m is None else m + 1)

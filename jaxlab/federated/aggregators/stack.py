@@ -15,6 +15,10 @@ from jaxlab.train.step import each_finite
 # No power of two, so that the rows of a block do not fall on the same cache lines.
 BLOCK = 4000
 
+# How far the square of an update's length must stay below overflow, so that squared distances,
+# and sums of them over a cohort, cannot reach it: in float32 lengths end at 2^52.
+_HEADROOM = 2.0**-24
+
 
 def from_rule(rule, *, minimum=1, init=lambda params: ()):
   """The Aggregator of a rule over the flattened stack.
@@ -27,13 +31,15 @@ def from_rule(rule, *, minimum=1, init=lambda params: ()):
 
   Returns:
     Aggregator whose apply raises ValueError when traced with fewer than `minimum` clients. A
-    message with a NaN or Inf, or a weight that is NaN, Inf or negative, gets the weight 0.
+    message with a NaN or Inf, or too long to be compared, or a weight that is NaN, Inf or negative,
+    gets the weight 0.
   """
   def apply(state, messages, weights, key):
     if len(weights) < minimum:
       raise ValueError(f'expected at least {minimum} clients, got {len(weights)}')
     updates, unflatten = flatten(messages)
-    aggregate, state, info = rule(updates, screen(messages, weights), state, key)
+    weights = _weights_of(comparable(updates), weights)
+    aggregate, state, info = rule(updates, weights, state, key)
     return unflatten(aggregate), state, info
   return Aggregator(init, apply, minimum=minimum)
 
@@ -47,7 +53,7 @@ def flatten(messages):
   Returns:
     (updates [n, d], float32 or wider; function from [d] to a message).
   """
-  leaves, treedef = jax.tree.flatten(messages)
+  leaves, treedef = jax.tree.flatten(jax.tree.map(jnp.asarray, messages))
   dtype = jnp.result_type(jnp.float32, *leaves)
   rows = [x.reshape(len(x), -1).astype(dtype) for x in leaves]
   ends = [0]
@@ -61,6 +67,16 @@ def flatten(messages):
   return rows[0] if len(rows) == 1 else jnp.concatenate(rows, axis=1), unflatten
 
 
+def comparable(updates):
+  """bool [n], which updates [n, d] are finite and so short that no rule's distances overflow."""
+  # NaN is not less than anything. One plain sum a row, which is vectorised on the CPU.
+  return jnp.square(updates).sum(1) < float(jnp.finfo(updates.dtype).max) * _HEADROOM
+
+
+def _weights_of(good, weights):
+  return jnp.where(good & jnp.isfinite(weights) & (weights >= 0), weights, 0)
+
+
 def screen(messages, weights):
   """The weights, 0 where a message or its weight is not finite or the weight is negative.
 
@@ -68,8 +84,7 @@ def screen(messages, weights):
     messages: pytree of [n, ...].
     weights: [n].
   """
-  good = jnp.isfinite(weights) & (weights >= 0) & each_finite(messages)
-  return jnp.where(good, weights, 0)
+  return _weights_of(each_finite(messages), weights)
 
 
 def sum_in_order(rows):

@@ -6,7 +6,14 @@ from jaxlab.federated.attacks.simple import honest
 
 
 def flip(labels, rng, num_classes, kind):
-  """Wrong labels for all: C - 1 - y ('reverse'), y + 1 mod C ('next') or any other ('random')."""
+  """Wrong labels for all: C - 1 - y ('reverse'), y + 1 mod C ('next') or any other ('random').
+
+  Raises:
+    ConfigError: a label that is not below C.
+  """
+  largest = int(labels.max(initial=0))
+  config_lib.require(largest < num_classes, 'federated.attack.num_classes',
+                     f'more than the largest label, {largest}', num_classes)
   if kind == 'random':
     wrong = labels + rng.integers(1, num_classes, len(labels))
     return (wrong % num_classes).astype(labels.dtype)
@@ -19,7 +26,7 @@ def label_flip(*, num_classes: int, kind: Literal['reverse', 'next', 'random'] =
   """Label flip: honest training on flipped labels.
 
   Args:
-    num_classes: C, at least 2.
+    num_classes: C, at least 2 and more than every label.
     kind: 'reverse' C - 1 - y, 'next' (y + 1) mod C, or 'random', another class.
     column: the column of the data that holds y.
   """

@@ -55,14 +55,20 @@ def make_attack(config, where='federated.attack'):
   return enhanced(attack, config_lib.call(claim, config['quantity'], f'{where}.quantity'))
 
 
-def malicious_clients(config, num_clients, seed):
+def malicious_clients(config, num_clients, seed, where='federated.attack'):
   """Who is malicious: bool [num_clients + 1], fixed by the seed; the last is for padding.
 
   The number is that of `config['fraction']` of the clients (0.1 by default), rounded.
+
+  Raises:
+    ConfigError: a fraction other than 0 that makes nobody malicious; `where` names its mapping.
   """
   chosen = np.zeros(num_clients + 1, bool)
   if config:
-    count = round(config.get('fraction', 0.1) * num_clients)
+    fraction = config.get('fraction', 0.1)
+    count = round(fraction * num_clients)
+    config_lib.require(count > 0 or fraction == 0, f'{where}.fraction',
+                       f'so much that some of {num_clients} clients are malicious, or 0', fraction)
     rng = np.random.default_rng([seed, _MALICIOUS])
     chosen[rng.choice(num_clients, count, replace=False)] = True
   return chosen

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlab import config as config_lib
 from jaxlab import parallel
@@ -34,14 +35,21 @@ def quantize(x, clip, bits, key=None):
   The levels are symmetric about 0, which is none of them: rounded to the nearest, 0 always becomes
   the level half a step above it. With a key rounding is stochastic, and unbiased.
 
+  A NumPy array, without a key, is computed in float64: these are the integers of the formula. JAX
+  arrays, as in a compiled round, are computed in their own dtype: in float32 a number whose exact
+  position is within 2^(B - 22) of half-way between two levels may get the other one.
+
   Args:
     x: floats of any shape.
     clip: c > 0; what lies outside [-c, c] is clipped.
     bits: B.
     key: PRNG key of stochastic rounding, or None for the nearest level.
   """
-  x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
   levels = 2**bits - 1
+  if isinstance(x, np.ndarray) and key is None:
+    scaled = (np.clip(x.astype(np.float64), -clip, clip) + clip) * levels / (2 * clip)
+    return jnp.asarray(np.minimum(np.rint(scaled), levels).astype(np.uint32))
+  x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
   scaled = (jnp.clip(x, -clip, clip) + clip) * levels / (2 * clip)
   if key is None:
     scaled = jnp.rint(scaled)

@@ -100,7 +100,9 @@ def efficient_fedrec(task, constants, server_optimizer, *, union_size: int,
     news = state.params['news']
     if train_news:
       _, pull = jax.vjp(lambda params: encode(params, some(ids), dropout_key), news)
-      news_gradient, = pull(aggregate['vectors'])
+      # Nobody refers to padding, but secure sums leave noise of rounding on it: not news 0's.
+      vectors = jnp.where((ids < num_news)[:, None], aggregate['vectors'], 0)
+      news_gradient, = pull(vectors)
     else:
       news_gradient = jax.tree.map(jnp.zeros_like, news)
     new = server_step(state, {'news': news_gradient, 'user': aggregate['user']}, server_optimizer)
@@ -108,4 +110,4 @@ def efficient_fedrec(task, constants, server_optimizer, *, union_size: int,
       new = new._replace(params={**new.params, 'news': news})
     return new
 
-  return Algorithm(init, broadcast, client, server)
+  return Algorithm(init, broadcast, client, server, needs_full_gradient=True)

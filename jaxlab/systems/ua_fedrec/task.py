@@ -85,7 +85,8 @@ class Federation(settings.FederatedConfig):
     if not self.liars.fraction:
       return None
     clients = simulation.make_clients(self.task, self, seed)
-    malicious = attacks.malicious_clients({'fraction': self.liars.fraction}, self.num_clients, seed)
+    malicious = attacks.malicious_clients({'fraction': self.liars.fraction}, self.num_clients, seed,
+                                          where='attack')
     config_lib.require(clients.sizes[malicious[:-1]].sum() > 0, 'attack.fraction',
                        f'so much that some of {self.num_clients} clients with data are malicious',
                        self.liars.fraction)

@@ -10,7 +10,7 @@ from absl.testing import absltest, parameterized
 
 from jaxlab import federated, parallel
 from jaxlab.data import pipeline
-from jaxlab.federated import aggregators
+from jaxlab.federated import aggregators, secure_aggregation
 from jaxlab.federated import clients as clients_lib
 from jaxlab.federated.algorithms import server_descent
 from jaxlab.models import news as models
@@ -60,10 +60,12 @@ def first(tree):
   return jax.tree.map(lambda x: x[0], tree)
 
 
-def one_round(algorithm, params, table, who, key=0):
+def one_round(algorithm, params, table, who, key=0, codec=None):
   """The server's parameters after a round, and the round's metrics."""
-  run = jax.jit(functools.partial(federated.federated_round, algorithm=algorithm, aggregator=MEAN))
-  state = federated.RoundState.start(algorithm, MEAN, params)
+  aggregator = MEAN if codec is None else codec.aggregator
+  run = jax.jit(functools.partial(federated.federated_round, algorithm=algorithm,
+                                  aggregator=aggregator, codec=codec))
+  state = federated.RoundState.start(algorithm, aggregator, params)
   state, metrics = run(state, who, table, jax.random.key(key))
   return state.server.params, metrics
 
@@ -135,7 +137,7 @@ class IdentityTest(parameterized.TestCase):
                                      params['user']['pooling']['hidden']['kernel']).max()), 0.01)
 
 
-class RoundTest(absltest.TestCase):
+class RoundTest(parameterized.TestCase):
 
   def test_union(self):
     _, _, _, table = setup()
@@ -155,12 +157,16 @@ class RoundTest(absltest.TestCase):
     self.assertTrue(metrics['refused'])
     chex.assert_trees_all_equal(new, params)
 
-  def test_a_padded_union_changes_nothing(self):
+  @parameterized.parameters(False, True)
+  def test_a_padded_union_changes_nothing(self, secure):
     task, constants, params, table = setup()
     who = first(cohort([1, 4]))
     _, needed = union_of(who, table, 25, 25)
+    codec = secure_aggregation.secure_mean(  # of few bits: noise of rounding on every row
+        clip=1.0, bits=8, max_weight=50, neighbors=0, num_clients=clients().num_clients,
+        cohort_size=len(who.ids)) if secure else None
     exact, padded = (one_round(efficient_fedrec(task, constants, SGD, union_size=size), params,
-                               table, who)[0] for size in (int(needed), 25))
+                               table, who, codec=codec)[0] for size in (int(needed), 25))
     chex.assert_trees_all_close(exact, padded, rtol=1e-5, atol=1e-6)
 
   def test_a_client_that_drops_out_changes_its_own_contribution_alone(self):
