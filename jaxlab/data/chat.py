@@ -5,7 +5,7 @@ import pathlib
 
 from jaxlab.config import ConfigError, require
 
-# For folders without a template. The role names of ChatML are the messages' own.
+# The role names of ChatML are the messages' own. Vicuna's serves folders without a template.
 CHATML = ("{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
           "{{ message['content'] }}<|im_end|>\n{% endfor %}"
           "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
@@ -13,8 +13,8 @@ _VICUNA_SYSTEM = ('A chat between a curious user and an artificial intelligence 
                   "assistant gives helpful, detailed, and polite answers to the user's questions.")
 VICUNA = ("{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}"
           "{% set turns = messages[1:] %}{% else %}{% set system = " + repr(_VICUNA_SYSTEM) + " %}"
-          "{% set turns = messages %}{% endif %}{{ system }}{% for message in turns %}"
-          "{% if message['role'] == 'user' %}{{ ' USER: ' + message['content'] }}"
+          "{% set turns = messages %}{% endif %}{{ system + ' ' }}{% for message in turns %}"
+          "{% if message['role'] == 'user' %}{{ 'USER: ' + message['content'] }}"
           "{% else %}{{ ' ASSISTANT: ' + message['content'] + (eos_token or '') }}{% endif %}"
           "{% endfor %}{% if add_generation_prompt %}{{ ' ASSISTANT:' }}{% endif %}")
 

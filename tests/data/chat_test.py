@@ -46,7 +46,7 @@ class RenderTest(parameterized.TestCase):
     self.assertEqual(chat.render_chat([USER], chat.VICUNA),
                      system + ' USER: What is 2+2? ASSISTANT:')
     self.assertEqual(chat.render_chat([SYSTEM, USER, ANSWER, USER], chat.VICUNA, eos_token='</s>'),
-                     'Be brief. USER: What is 2+2? ASSISTANT: 4</s> USER: What is 2+2? ASSISTANT:')
+                     'Be brief. USER: What is 2+2? ASSISTANT: 4</s>USER: What is 2+2? ASSISTANT:')
 
   @parameterized.parameters(
       ({}, ''), ({'enable_thinking': True}, ''),

@@ -82,7 +82,7 @@ class MarkerTest(parameterized.TestCase):
     self.assertEqual(one, [whitebox.VICUNA_SYSTEM + 'USER: Hi ASSISTANT:'])
     chat = [turn('system', 'Be brief.'), turn('user', 'Hi'), turn('assistant', 'Yes'),
             turn('user', 'Now')]
-    text = 'Be brief. USER: Hi ASSISTANT: Yes</s> USER: Now ASSISTANT:'
+    text = 'Be brief. USER: Hi ASSISTANT: Yes</s>USER: Now ASSISTANT:'
     self.assertEqual(coder.pieces(chat), [text])
     named = [{**chat[1], 'role': 'system', 'name': 'example_user'},
              {**chat[2], 'role': 'system', 'name': 'example_assistant'}]
