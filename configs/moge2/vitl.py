@@ -32,9 +32,9 @@ def get_config(variant='vitl'):
       'resamplers': ('conv_transpose', 'conv_transpose', 'conv_transpose', 'bilinear'),
       'scale_widths': (width, width)
   }
-  config.loss = {'resolution': 48, 'anchor_step': 1}
+  config.loss = {'resolution': 48, 'anchor_step': 1, 'num_tokens': 1200}
   config.predict = {
-      'num_tokens': 0, 'resolution_level': 0, 'fov_x': 0.0, 'batch_size': 1, 'edge_rtol': 0.04,
+      'num_tokens': 0, 'resolution_level': 9, 'fov_x': 0.0, 'batch_size': 1, 'edge_rtol': 0.04,
       'align_size': 64
   }
   halving = lambda peak: {
@@ -45,11 +45,12 @@ def get_config(variant='vitl'):
       'name': 'adamw', 'b1': 0.9, 'b2': 0.999, 'weight_decay': 0.01, 'clip_norm': 1.0,
       'ema_decay': 0.999, 'learning_rate': halving(1e-4), 'groups': (
           {'match': 'backbone/.*', 'learning_rate': {
-              'name': 'join_schedules', 'boundaries': (1000, 2000), 'schedules': (
+              # Each part counts anew from its boundary; the last one's is a halving of the heads.
+              'name': 'join_schedules', 'boundaries': (1000, 2000, 25_000), 'schedules': (
                   {'name': 'constant_schedule', 'value': 0.0},
                   {'name': 'linear_schedule', 'init_value': 0.0, 'end_value': 1e-5,
                    'transition_steps': 1000},
-                  halving(1e-5))}},
+                  {'name': 'constant_schedule', 'value': 1e-5}, halving(5e-6))}},
           {'match': '(?!backbone/).*'})
   }
   config.batch_size = 32

@@ -43,4 +43,5 @@ def get_config():
       'b1': 0.9, 'b2': 0.95, 'weight_decay': 1e-8, 'clip_norm': 1.0}
   config.phases = ({'steps': steps, 'arms': ('robot',)},)
   config.log_every = 50
+  config.eval_splits = ()  # all demonstrations train; launch.rollout is the test
   return config

@@ -1,6 +1,6 @@
 """Robot data in the format LeRobot v2.1: parquet tables, videos and json files of one folder.
 
-  meta/info.json, episodes.jsonl, tasks.jsonl, stats.json or episodes_stats.jsonl
+  meta/info.json, episodes.jsonl, tasks.jsonl, stats*.json or episodes_stats.jsonl
   data/chunk-000/episode_000000.parquet
   videos/chunk-000/<camera>/episode_000000.mp4
 """
@@ -38,8 +38,8 @@ def open_folder(folder, *, action_dim=None):
     action_dim: A that is wanted, or None.
 
   Raises:
-    ValueError: a file that is missing or ill-formed, another format version, no statistics, or
-      actions of another width.
+    ValueError: a file that is missing or ill-formed, another format version, no episode, no
+      statistics, or actions of another width.
   """
   folder = pathlib.Path(folder)
   info = _read_json(folder / 'meta/info.json')
@@ -50,12 +50,21 @@ def open_folder(folder, *, action_dim=None):
   for key in ('data_path', 'features', 'chunks_size'):
     if key not in info:
       raise ValueError(f'{folder}/meta/info.json: {key}: missing')
-  width = info['features'].get('action', {}).get('shape', [None])[0]
+  if not isinstance(info['chunks_size'], int) or info['chunks_size'] < 1:
+    raise ValueError(f'{folder}/meta/info.json: chunks_size: expected a number of episodes, got '
+                     f'{info["chunks_size"]!r}')
+  shape = info['features'].get('action', {}).get('shape')
+  if not isinstance(shape, list) or len(shape) != 1:
+    raise ValueError(f'{folder}/meta/info.json: features.action.shape: expected a list of one '
+                     f'number, got {shape!r}')
+  width = shape[0]
   if action_dim is not None and width != action_dim:
     raise ValueError(f'{folder}/meta/info.json: features.action.shape: expected {action_dim} '
                      f'numbers an action, as the config says, got {width}')
   lengths = {row['episode_index']: row['length']
              for row in _read_lines(folder / 'meta/episodes.jsonl', ('episode_index', 'length'))}
+  if not lengths:
+    raise ValueError(f'{folder}/meta/episodes.jsonl: expected a line for each episode, found none')
   tasks = {row['task_index']: row['task']
            for row in _read_lines(folder / 'meta/tasks.jsonl', ('task_index', 'task'))}
   return LeRobot(folder, info, lengths, tasks, _read_stats(folder))
@@ -115,6 +124,8 @@ def read_camera(data, episode, camera, rows):
 
 
 def _path(data, template, episode, **names):
+  if not data.info.get(template):
+    raise ValueError(f'{data.folder}/meta/info.json: {template}: missing')
   spelled = data.info[template].format(
       episode_chunk=episode // data.info['chunks_size'], episode_index=episode, **names)
   path = data.folder / spelled
@@ -151,13 +162,25 @@ def _read_lines(path, keys):
 
 
 def _read_stats(folder):
-  """Statistics of the whole set; those of episodes (v2.1) are joined where they can be."""
-  whole, parts = folder / 'meta/stats.json', folder / 'meta/episodes_stats.jsonl'
-  if whole.is_file():
-    return {name: {key: np.asarray(value, np.float32).reshape(-1) for key, value in stats.items()}
-            for name, stats in _read_json(whole).items()}
+  """Statistics of the whole set; those of episodes (v2.1) are joined where they can be.
+
+  Of several files of the whole set (stats.json, stats_gr00t.json) the first that has a number
+  counts.
+  """
+  found, parts = sorted(folder.glob('meta/stats*.json')), folder / 'meta/episodes_stats.jsonl'
+  if found:
+    joined = {}
+    for path in found:
+      for name, stats in _read_json(path).items():
+        try:
+          own = {key: np.asarray(value, np.float32).reshape(-1) for key, value in stats.items()}
+        except (AttributeError, TypeError, ValueError) as error:
+          raise ValueError(f'{path}: {name}: expected numbers by name: {error}') from error
+        joined[name] = {**own, **joined.get(name, {})}
+    return joined
   if not parts.is_file():
-    raise ValueError(f'{whole}: missing, and {parts.name} too; actions are scaled by statistics')
+    raise ValueError(f'{folder}/meta/stats.json: missing, and {parts.name} too; actions are scaled '
+                     'by statistics')
   rows = [row['stats'] for row in _read_lines(parts, ('stats',))]
   join = {'min': np.min, 'max': np.max}
   return {name: {key: join[key]([np.asarray(row[name][key], np.float32).reshape(-1)

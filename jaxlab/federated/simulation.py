@@ -19,6 +19,7 @@ from jaxlab.federated.types import tree_bytes
 from jaxlab.task import split_variables
 from jaxlab.train.checkpoints import fingerprint
 from jaxlab.train.evaluation import Evaluator
+from jaxlab.train.phases import check_splits
 from jaxlab.train.rows import of_rows
 from jaxlab.train.run import Run, check_bad_steps, check_hooks
 from jaxlab.train.step import task_gradient
@@ -124,6 +125,7 @@ def simulate(task, config, *, workdir=None, state=None, hooks=(), devices=None,
   """
   settings, seed = (task.federation or federated_config)(config), config.get('seed', 0)
   check_hooks(hooks, settings.rounds_per_call, 'federated.rounds_per_call')
+  check_splits(task, settings.eval_splits)
   build = functools.partial(_initial_state, task, settings, seed, hooks)
   shapes = jax.eval_shape(build)
   parallel.check_fits(shapes[0], 'config.model')

@@ -35,7 +35,7 @@ class Layer(NamedTuple):
   """Features of one block.
 
   Attributes:
-    patches: [B, N, D], rows of the image first.
+    patches: [B, N, D], rows of the image first; [B, h, w, D] where they are asked for as a map.
     cls: [B, D].
   """
   patches: jax.Array
@@ -215,7 +215,8 @@ class DINOv2(nn.Module):
   dtype: Literal['float32', 'bfloat16', 'float16'] = 'float32'
 
   @nn.compact
-  def __call__(self, image, mask=None, *, layers: int | Sequence[int] = 1, norm=True):
+  def __call__(self, image, mask=None, *, layers: int | Sequence[int] = 1, norm=True,
+               reshape=False):
     """Encodes images.
 
     Args:
@@ -223,6 +224,7 @@ class DINOv2(nn.Module):
       mask: bool [B, N], True where the mask token stands for a patch; None for nowhere.
       layers: that many last blocks, or the blocks of these numbers from 0.
       norm: whether the final norm is applied to `Features.layers`.
+      reshape: whether their patches are maps.
 
     Returns:
       Features, float32.
@@ -261,7 +263,8 @@ class DINOv2(nn.Module):
     picked = []
     for out in outputs.values():
       out = (final(out) if norm else out).astype(jnp.float32)
-      picked.append(Layer(out[:, start:], out[:, 0]))
+      patches = out[:, start:]
+      picked.append(Layer(patches.reshape(b, *grid, -1) if reshape else patches, out[:, 0]))
     last = final(x).astype(jnp.float32)
     return Features(tuple(picked), last[:, 0], last[:, 1:start], last[:, start:],
                     x.astype(jnp.float32), tokens.astype(jnp.float32))
@@ -276,9 +279,12 @@ class DINOv2(nn.Module):
 
 def wanted_layers(layers, depth):
   """The set of block numbers that `layers` (a count from the end, or numbers) asks for."""
-  wanted = range(depth - layers, depth) if isinstance(layers, int) else layers
+  single = isinstance(layers, (int, np.integer))
+  wanted = [int(number) for number in (range(depth - layers, depth) if single else layers)]
   if not wanted or any(not 0 <= number < depth for number in wanted):
     raise ValueError(f'layers: expected numbers of {depth} blocks, or how many, got {layers!r}')
+  if len(set(wanted)) < len(wanted):
+    raise ValueError(f'layers: expected each block once, got {layers!r}')
   return set(wanted)
 
 

@@ -33,9 +33,10 @@ class VJEPA2Config:
     num_hidden_layers: of the encoder.
     mlp_ratio: width of the feed-forward layers over D.
     pred_hidden_size: width of the predictor; 0 for none.
-    pred_num_attention_heads: of the predictor.
+    pred_num_attention_heads: of the predictor, a divisor of its width.
     pred_num_hidden_layers: of the predictor.
     pred_num_mask_tokens: learned mask tokens to choose from.
+    pred_mlp_ratio: width of the predictor's feed-forward layers over its own.
     layer_norm_eps: of all norms.
     init_std: of the kernels, truncated at two units; 0 draws them from N(0, 1 / fan_in), which
       gives a random encoder features worth predicting.
@@ -54,6 +55,7 @@ class VJEPA2Config:
   pred_num_attention_heads: int = 12
   pred_num_hidden_layers: int = 12
   pred_num_mask_tokens: int = 10
+  pred_mlp_ratio: float = 4.0
   layer_norm_eps: float = 1e-6
   init_std: float = 0.02
   dtype: Literal['float32', 'bfloat16'] = 'float32'
@@ -68,6 +70,12 @@ class VJEPA2Config:
                        f'a divisor of crop_size={self.crop_size}', self.patch_size)
     config_lib.require(self.hidden_size % self.num_attention_heads == 0, 'num_attention_heads',
                        f'a divisor of hidden_size={self.hidden_size}', self.num_attention_heads)
+    if self.pred_hidden_size:
+      config_lib.at_least(1, self, ('pred_num_attention_heads',))
+      config_lib.require(self.pred_hidden_size % self.pred_num_attention_heads == 0,
+                         'pred_num_attention_heads',
+                         f'a divisor of pred_hidden_size={self.pred_hidden_size}',
+                         self.pred_num_attention_heads)
     if self.scan_layers is None:
       object.__setattr__(self, 'scan_layers', self.num_hidden_layers >= SCAN_FROM)
 
@@ -275,7 +283,7 @@ class MaskedPredictor(nn.Module):
     positions = jnp.stack([number // grid**2, number % grid**2 // grid, number % grid], axis=-1)
     tables = tiled_rotary_tables(positions, width // c.pred_num_attention_heads)
     for i in range(c.pred_num_hidden_layers):
-      x = Block(c.pred_num_attention_heads, int(width * c.mlp_ratio), c.layer_norm_eps,
+      x = Block(c.pred_num_attention_heads, int(width * c.pred_mlp_ratio), c.layer_norm_eps,
                 c.kernel_init, c.kernel_init, dtype, name=f'layers_{i}')(x, tables)
     x = layer_norm(c.layer_norm_eps, dtype, name='norm')(x)[:, context.shape[1]:]
     return nn.Dense(c.hidden_size, dtype=dtype, kernel_init=c.kernel_init, name='proj')(x)

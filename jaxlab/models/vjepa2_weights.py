@@ -11,7 +11,8 @@ from jaxlab.models.vjepa2 import Encoder, MaskedPredictor, VJEPA2Config
 
 _CONFIG_KEYS = ('crop_size', 'patch_size', 'tubelet_size', 'hidden_size', 'num_attention_heads',
                 'num_hidden_layers', 'mlp_ratio', 'pred_hidden_size', 'pred_num_attention_heads',
-                'pred_num_hidden_layers', 'pred_num_mask_tokens', 'layer_norm_eps')
+                'pred_num_hidden_layers', 'pred_num_mask_tokens', 'pred_mlp_ratio',
+                'layer_norm_eps')
 
 
 def config_from_checkpoint(config, **options):

@@ -4,14 +4,14 @@ import pathlib
 import tempfile
 
 import numpy as np
-from absl.testing import absltest
+from absl.testing import absltest, parameterized
 
 from jaxlab.data import lerobot
 from tests import toy_robot
 from tests.toy_robot import CAMERA
 
 
-class LeRobotTest(absltest.TestCase):
+class LeRobotTest(parameterized.TestCase):
 
   def setUp(self):
     super().setUp()
@@ -33,6 +33,13 @@ class LeRobotTest(absltest.TestCase):
     (self.folder / 'meta/stats.json').write_text(json.dumps(stats))
     data = lerobot.open_folder(self.folder)
     self.assertEqual(data.stats['action']['max'].tolist(), [1, 2, 3])
+    more = {'action': {'max': [9, 9, 9], 'q99': [1, 1, 1]}}
+    (self.folder / 'meta/stats_gr00t.json').write_text(json.dumps(more))
+    stats = lerobot.open_folder(self.folder).stats['action']
+    self.assertEqual((stats['max'].tolist(), stats['q99'].tolist()), ([1, 2, 3], [1, 1, 1]))
+    (self.folder / 'meta/stats_gr00t.json').write_text('{"action": [1]}')
+    with self.assertRaisesRegex(ValueError, 'stats_gr00t.json: action: expected numbers by name'):
+      lerobot.open_folder(self.folder)
 
   def test_another_width_than_the_config(self):
     with self.assertRaisesRegex(
@@ -44,6 +51,24 @@ class LeRobotTest(absltest.TestCase):
     (self.folder / 'meta/info.json').write_text(json.dumps(info))
     with self.assertRaisesRegex(ValueError, 'parquet: action: expected 4 numbers a row'):
       lerobot.read_steps(lerobot.open_folder(self.folder), 0)
+
+  @parameterized.parameters(
+      ({'chunks_size': 0}, 'info.json: chunks_size: expected a number of episodes, got 0'),
+      ({'video_path': None}, 'info.json: video_path: missing'),
+      ({'features': {'action': {'shape': []}}},
+       r'features.action.shape: expected a list of one number, got \[\]'))
+  def test_an_info_without_what_is_asked_for(self, change, message):
+    path = self.folder / 'meta/info.json'
+    info = json.loads(path.read_text())
+    features = {**info['features'], **change.pop('features', {})}
+    path.write_text(json.dumps({**info, 'features': features, **change}))
+    with self.assertRaisesRegex(ValueError, message):
+      lerobot.read_camera(lerobot.open_folder(self.folder), 0, CAMERA, [0])
+
+  def test_no_episodes(self):
+    (self.folder / 'meta/episodes.jsonl').write_text('')
+    with self.assertRaisesRegex(ValueError, 'episodes.jsonl: expected a line for each episode'):
+      lerobot.open_folder(self.folder)
 
   def test_missing_statistics(self):
     (self.folder / 'meta/episodes_stats.jsonl').unlink()

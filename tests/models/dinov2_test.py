@@ -74,6 +74,9 @@ class GoldenTest(parameterized.TestCase):
     raw = apply(variant, nhwc(at('image')), layers=[0], norm=False)
     self.assertLen(raw.layers, 1)
     close(raw.layers[0].patches, at('block0_prenorm_patch'))
+    shape = jax.eval_shape(functools.partial(MODELS[variant].apply, layers=2, reshape=True),
+                           {'params': params(variant)}, nhwc(at('image'))).layers[0].patches.shape
+    self.assertEqual(shape, (len(out.cls), *(int(side) // 14 for side in size.split('x')), 24))
     if variant == 'reg':
       close(out.registers, at('x_norm_regtokens'))
       self.assertEqual(out.patches.shape[1] + 5, out.prenorm.shape[1])
@@ -172,10 +175,15 @@ class ModelTest(parameterized.TestCase):
     count = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) / 1e6
     self.assertLess(abs(count / millions - 1), 1e-3)
 
+  @parameterized.parameters((np.int64(2), {1, 2}), (np.array([2, 0]), {0, 2}))
+  def test_numbers_of_numpy(self, layers, wanted):
+    self.assertEqual(dinov2.wanted_layers(layers, 3), wanted)
+
   @parameterized.parameters(
       ((1, 30, 28, 3), 1, 'image: expected sides that are multiples of 14, got 30 x 28'),
       ((1, 28, 28, 3), [0, 3], 'layers: expected numbers of 3 blocks, or how many, got'),
       ((1, 28, 28, 3), 4, 'layers: expected numbers of 3 blocks'),
+      ((1, 28, 28, 3), [0, 0], r'layers: expected each block once, got \[0, 0\]'),
       ((1, 28, 28, 3), [], 'layers: expected numbers of 3 blocks'))
   def test_errors(self, shape, layers, message):
     with self.assertRaisesRegex(ValueError, message):

@@ -103,6 +103,8 @@ class EncoderTest(parameterized.TestCase):
         encoder.apply({'params': params}, jnp.zeros(shape))
     with self.assertRaisesRegex(ConfigError, 'patch_size: expected a divisor of crop_size=16'):
       vjepa2.VJEPA2Config(crop_size=16, patch_size=5)
+    with self.assertRaisesRegex(ConfigError, 'pred_num_attention_heads: expected a divisor of'):
+      vjepa2.VJEPA2Config(pred_hidden_size=12, pred_num_attention_heads=5)
     with self.assertRaisesRegex(ConfigError, 'model_type: expected vjepa2'):
       vjepa2_weights.config_from_checkpoint({'model_type': 'vit'})
     tensors = vjepa2_weights.params_to_torch(params_of(CONFIG), CONFIG)
@@ -113,9 +115,14 @@ class EncoderTest(parameterized.TestCase):
   def test_reads_a_checkpoints_config(self):
     keys = ('crop_size', 'patch_size', 'tubelet_size', 'hidden_size', 'num_attention_heads',
             'num_hidden_layers', 'mlp_ratio', 'pred_hidden_size', 'pred_num_attention_heads',
-            'pred_num_hidden_layers', 'pred_num_mask_tokens', 'layer_norm_eps')
+            'pred_num_hidden_layers', 'pred_num_mask_tokens', 'pred_mlp_ratio', 'layer_norm_eps')
     config = {'model_type': 'vjepa2', **{key: getattr(CONFIG, key) for key in keys}}
     self.assertEqual(vjepa2_weights.config_from_checkpoint(config, init_std=0.0), CONFIG)
+    narrow = vjepa2_weights.config_from_checkpoint({**config, 'mlp_ratio': 2.0}, init_std=0.0)
+    shapes = jax.eval_shape(lambda: vjepa2_weights.init_params(narrow, jax.random.key(0)))
+    widths = [shapes[part]['layers_0']['fc1']['kernel'].shape[1]
+              for part in ('encoder', 'predictor')]
+    self.assertEqual(widths, [24, 48])
 
 
 if __name__ == '__main__':

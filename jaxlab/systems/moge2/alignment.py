@@ -58,7 +58,9 @@ def _objective(a, x, y, w, trunc):
 
 def _dense(x, y, w, trunc):
   a = y / jnp.maximum(x, EPS)
-  losses = jnp.where(w * x > 1e-6, _objective(a, x, y, w, trunc), jnp.inf)
+  # A weighted median does not depend on the weights' size; only truncation has a unit.
+  least = 0.0 if trunc is None else 1e-6
+  losses = jnp.where(w * x > least, _objective(a, x, y, w, trunc), jnp.inf)
   return jnp.argmin(losses)
 
 

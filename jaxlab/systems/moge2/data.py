@@ -97,7 +97,7 @@ def columns_of(scene, label='A'):
 
 
 def check(*, name: str = 'scenes', builder_config: str = 'demo', folder: str = '',
-          sources: Sequence[str] = (), **_):
+          size: Sequence[int] = (64, 64), sources: Sequence[str] = (), **_):
   """Raises ConfigError for arguments of `load` that cannot be."""
   config_lib.require(name in ('scenes', 'folders'), 'data.name', 'scenes or folders', name)
   config_lib.choose(builder_config, MogeScenes.builder_configs, 'data.builder_config')
@@ -105,6 +105,8 @@ def check(*, name: str = 'scenes', builder_config: str = 'demo', folder: str = '
     config_lib.choose(source, MIXTURE, 'data.sources')
   config_lib.require(name == 'scenes' or folder, 'data.folder',
                      "a folder of data sets in MoGe's format", folder)
+  config_lib.require(len(size) == 2 and min(size) >= 2, 'data.size',
+                     'a height and a width of at least 2', tuple(size))
 
 
 def load(*, name: str = 'scenes', builder_config: str = 'demo', train: str = 'train',

@@ -65,20 +65,27 @@ def read_depth(path):
   """Depth float32 [H, W] of a PNG that `write_depth` or the official code wrote.
 
   Raises:
-    ValueError: no 16-bit grey PNG with near and far.
+    ValueError: no 16-bit grey PNG with near and far, or numbers there that are no depth.
   """
   with _open(path) as picture:
     text, level = getattr(picture, 'text', {}), np.asarray(picture)
   if level.ndim != 2 or level.dtype not in (np.uint16, np.int32):
     raise ValueError(f'{path}: expected a 16-bit grey PNG, got {level.dtype} {level.shape}')
-  values = {}
-  for name in ('near', 'far'):
-    try:
-      values[name] = float(text[name])
-    except (KeyError, ValueError):
-      raise ValueError(f'{path}: text chunk {name!r}: expected a positive number, got '
-                       f'{text.get(name)!r}') from None
-  return decode_depth(level, **values) * np.float32(text.get('unit', 1))
+  text = {'unit': '1', **text}  # of old files, in meters
+  near, far, unit = (_positive(path, text, name) for name in ('near', 'far', 'unit'))
+  return decode_depth(level, near, far) * np.float32(unit)
+
+
+def _positive(path, text, name):
+  """The number of a text chunk of a picture."""
+  try:
+    value = float(text[name])
+  except (KeyError, ValueError):
+    value = np.nan
+  if not 0 < value < np.inf:
+    raise ValueError(f'{path}: text chunk {name!r}: expected a positive number, got '
+                     f'{text.get(name)!r}')
+  return value
 
 
 def read_segments(path):
@@ -147,8 +154,14 @@ def read_instance(folder):
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise ValueError(f'{folder}/meta.json: expected {{"intrinsics": 3 x 3 numbers}}, got '
                      f'{error!r}') from error
+  focal, center = np.diag(intrinsics)[:2], intrinsics[:2, 2]
+  if not (np.isfinite(intrinsics).all() and (focal > 0).all() and (abs(center - 0.5) < 0.5).all()):
+    raise ValueError(f'{folder}/meta.json: intrinsics: expected positive focal lengths and a '
+                     f'principal point between 0 and 1, got {intrinsics.tolist()}')
   segments = folder / 'segmentation.png'
   ids, labels = read_segments(segments) if segments.exists() else (None, {})
+  if ids is not None and ids.shape != depth.shape:
+    raise ValueError(f'{segments}: expected the size of the image, {depth.shape}, got {ids.shape}')
   return Instance(image, depth, intrinsics, ids, labels)
 
 

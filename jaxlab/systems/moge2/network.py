@@ -49,17 +49,20 @@ class Conv(nn.Module):
     size: 1 or 3.
     gain: variance of the kernel times its fan-in (PyTorch's default is 1 / 3).
     dtype: compute dtype.
+    equal: output channels side by side that start with one filter.
   """
   features: int
   size: int = 1
   gain: float = 1 / 3
   dtype: str = 'float32'
+  equal: int = 1
 
   @nn.compact
   def __call__(self, x):
     """Maps [B, H, W, C] to [B, H, W, features]."""
-    init = nn.initializers.variance_scaling(self.gain, 'fan_in', 'uniform')
-    shape = (self.size, self.size, x.shape[-1], self.features)
+    draw = nn.initializers.variance_scaling(self.gain, 'fan_in', 'uniform')
+    init = lambda key, shape: jnp.repeat(draw(key, shape), self.equal, axis=-1)
+    shape = (self.size, self.size, x.shape[-1], self.features // self.equal)
     kernel = self.param('kernel', init, shape).astype(self.dtype)
     bias = self.param('bias', nn.initializers.zeros, (self.features,)).astype(self.dtype)
     x = x.astype(self.dtype)
@@ -108,7 +111,8 @@ class Resampler(nn.Module):
       x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
     else:
       # Torch's order: channel o of the result comes from the channels 4 o .. 4 o + 3.
-      x = Conv(4 * self.features, 3, self.gain, self.dtype, name='up')(x)
+      # The four start equal: no checkerboard.
+      x = Conv(4 * self.features, 3, self.gain, self.dtype, 4, name='up')(x)
       x = x.reshape(b, h, w, self.features, 2, 2).transpose(0, 1, 4, 2, 5, 3)
       x = x.reshape(b, 2 * h, 2 * w, self.features)
     return Conv(self.features, 3, self.gain, self.dtype, name='conv')(x)
@@ -252,12 +256,11 @@ class MoGe(nn.Module):
     patch = self.encoder.patch
     image = resize.bilinear(image, rows * patch, columns * patch, antialias=True)
     encoder = self.encoder.copy(name='backbone')
-    layers = encoder(dinov2.normalize(image), layers=self.layers).layers
+    layers = encoder(dinov2.normalize(image), layers=self.layers, reshape=True).layers
     total = 0
     for number, layer in enumerate(layers):
-      patches = layer.patches.reshape(len(image), rows, columns, -1)
       total += Conv(self.fused or self.dims[0], 1, self.gain, self.dtype,
-                    name=f'projection_{number}')(patches)
+                    name=f'projection_{number}')(layer.patches)
     return total, layers[-1].cls
 
   def _levels(self, features, aspect):

@@ -77,7 +77,8 @@ def recover_focal_shift(points, mask, focal=None):
 
   # A map with points behind the camera begins where all of them are in front of it.
   start = jnp.where(nearest > least, 0.0, 2 * least - nearest)
-  enough = valid.sum() >= 2
+  # The grid may hold one pixel of a small map several times.
+  enough = (valid.sum() >= 2) & (mask.sum() >= 2)
   start = jnp.where(enough, start, 0.0).astype(jnp.float32)
   cost = jnp.sum(residual(start)**2)
   (shift, _, _), _ = jax.lax.scan(step, (start, jnp.float32(1e-3), cost), None, length=_STEPS)
@@ -90,7 +91,7 @@ def infer(points, mask_probability, normal=None, metric_scale=None, fov_x=None, 
   """Camera, depth and points of predictions.
 
   Args:
-    points: [B, H, W, 3], affine.
+    points: [B, H, W, 3], affine. The batch axis may be left out of all arguments.
     mask_probability: [B, H, W].
     normal: [B, H, W, 3], or None.
     metric_scale: [B], or None.
@@ -100,8 +101,13 @@ def infer(points, mask_probability, normal=None, metric_scale=None, fov_x=None, 
     apply_mask: whether depth and points outside the mask become inf, and normals 0.
 
   Returns:
-    Geometry.
+    Geometry; without the batch axis where the arguments had none.
   """
+  if points.ndim == 3:
+    one = jax.tree.map(lambda x: jnp.asarray(x)[None],
+                       (points, mask_probability, normal, metric_scale, fov_x))
+    found = infer(*one, force_projection=force_projection, apply_mask=apply_mask)
+    return jax.tree.map(lambda x: x[0], found)
   h, w = mask_probability.shape[1:]
   points = points.astype(jnp.float32)
   mask = mask_probability > 0.5

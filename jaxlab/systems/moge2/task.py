@@ -16,6 +16,7 @@ from jaxlab.systems.moge2.network import MoGe
 from jaxlab.task import Loss, Task, row_keys
 
 CONFIG_KEYS = ('model', 'data', 'loss', 'predict')
+SEGMENTS, SEGMENT_AREA = 100, 1000  # measured in an image, at most; valid pixels of each, at least
 TERMS = ('global', 'local', 'edge', 'normal_map', 'metric_scale', 'mask')
 # Terms that a kind of ground truth serves; local levels are named one by one.
 ROUTES = {
@@ -50,6 +51,7 @@ class LossSpec:
     local: mappings of LocalSpec.
     entangled: True for the variant without a scale head, whose points are in meters up to a shift.
     flip: whether half of the training images are mirrored.
+    num_tokens: patches of a training image; 0 for those of `config.predict`.
   """
   weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
   resolution: int = 48
@@ -57,15 +59,20 @@ class LossSpec:
   local: Sequence[Mapping] = LOCAL
   entangled: bool = False
   flip: bool = True
+  num_tokens: int = 0
 
   def __post_init__(self):
     config_lib.check_keys(self.weights, TERMS, 'loss.weights')
     config_lib.at_least(1, self, ('resolution', 'anchor_step'), 'loss')
+    config_lib.at_least(0, self, ('num_tokens',), 'loss')
 
   def locals(self):
     """The LocalSpecs."""
-    return tuple(config_lib.call(LocalSpec, spec, f'loss.local[{i}]', drop=())
-                 for i, spec in enumerate(self.local))
+    specs = tuple(config_lib.call(LocalSpec, spec, f'loss.local[{i}]', drop=())
+                  for i, spec in enumerate(self.local))
+    for i, spec in enumerate(specs):
+      config_lib.at_least(1, spec, ('resolution', 'num_patches'), f'loss.local[{i}]')
+    return specs
 
   def weight(self, term):
     """The weight of a term."""
@@ -107,6 +114,8 @@ class PredictSpec:
             self.resolution_level)
     require(0 <= self.fov_x < 180, 'predict.fov_x', 'degrees below 180, or 0', self.fov_x)
     require(self.batch_size >= 1, 'predict.batch_size', 'at least 1', self.batch_size)
+    require(self.max_side == 0 or self.max_side >= 2, 'predict.max_side', '0 or at least 2',
+            self.max_side)
     require(self.align_size >= 2, 'predict.align_size', 'at least 2', self.align_size)
 
   @property
@@ -125,6 +134,9 @@ def make_model(config, *, entangled=False):
     config_lib.choose(encoder['name'], dinov2.VARIANTS, 'model.encoder.name')
     encoder = {**dinov2.VARIANTS[encoder['name']], **encoder}
   vit = config_lib.call(functools.partial(dinov2.DINOv2, parent=None), encoder, 'model.encoder')
+  config_lib.at_least(1, vit, ('width', 'depth', 'num_heads', 'patch', 'grid'), 'model.encoder')
+  config_lib.require(vit.width % vit.num_heads == 0, 'model.encoder.num_heads',
+                     f'a divisor of width={vit.width}', vit.num_heads)
   fields = {key: tuple(value) if isinstance(value, list) else value
             for key, value in config.items() if key != 'encoder'}
   model = config_lib.call(functools.partial(MoGe, parent=None), fields, 'model', drop=(),
@@ -168,7 +180,7 @@ def check(config):
 
 def make_task(config):
   """Makes the Task of a config: `model` (MoGe), `data` (data.load), `loss` (LossSpec) and `predict`
-  (PredictSpec; its number of tokens is the training's too)."""
+  (PredictSpec; its number of tokens is the training's too where `loss` has none)."""
   model, spec, predict = check(config)
   # Read when they are first asked for: predicting the user's own pictures needs none.
   load = functools.cache(lambda: config_lib.call(data_lib.load, config['data'], 'data', drop=()))
@@ -182,7 +194,7 @@ def from_model(model, spec, datasets, *, num_tokens, align_size=64):
     model: MoGe.
     spec: LossSpec.
     datasets: function that gives {split: grain.MapDataset of the columns of `data.columns_of`}.
-    num_tokens: patches of an image.
+    num_tokens: patches of an image; in training `spec.num_tokens` where it is not 0.
     align_size: side of the grid of the evaluation's alignments.
   """
   local = spec.locals()
@@ -232,7 +244,7 @@ def from_model(model, spec, datasets, *, num_tokens, align_size=64):
   def loss(variables, batch, key):
     if 'key' not in batch:  # whoever takes no `act` first, draws here
       batch = act(variables, batch, key)
-    out = model.apply(variables, images_of(batch), num_tokens=num_tokens)
+    out = model.apply(variables, images_of(batch), num_tokens=spec.num_tokens or num_tokens)
     flags = {name: batch[name] for name in ('metric', 'only_known')}
     keys = jax.random.wrap_key_data(batch['key'])
     values, first = jax.vmap(image_losses)(out.points, out.mask_logit, out.normal, out.metric_scale,
@@ -286,13 +298,27 @@ def image_metrics(outputs, example, align_size):
   if not mask.any():
     return {}
   points = np.asarray(geometry.unproject(depth, example['intrinsics']))
-  truth = evaluation.Truth(depth, points, mask, example['intrinsics'], metric=example['metric'])
+  truth = evaluation.Truth(depth, points, mask, example['intrinsics'],
+                           large_segments(example['segments'], mask), example['metric'])
   guess = evaluation.Guess(outputs['depth'], outputs['points'], outputs['intrinsics'])
   scores = evaluation.evaluate(guess, truth, grid=align_size)
   sky = np.isposinf(depth)
   found = outputs['mask'] > 0.5
   either = (found & (mask | sky)) | mask
   return {**scores, 'mask.iou': float((found & mask).sum() / either.sum())}
+
+
+def large_segments(segments, mask):
+  """Segment ids int [H, W] of those whose local points are measured, 0 for the others.
+
+  Args:
+    segments: int [H, W], ids, 0 for none.
+    mask: bool [H, W], valid pixels.
+  """
+  numbers, areas = np.unique(segments[mask & (segments > 0)], return_counts=True)
+  largest = np.argsort(-areas, kind='stable')[:SEGMENTS]
+  kept = numbers[largest[areas[largest] >= SEGMENT_AREA]]
+  return np.where(np.isin(segments, kept), segments, 0)
 
 
 def mean_metrics(rows):

@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from jaxlab.data import builders, pipeline
 from jaxlab.data.array_record import ArrayRecordBuilder
 from jaxlab.systems.vla_jepa import tabletop
-from jaxlab.systems.vla_jepa.normalise import Scale
+from jaxlab.systems.vla_jepa.normalise import Scale, Scales
 
 DEMO_NOISE, CLIP_NOISE = 0.2, 0.15  # of the executed actions of demonstrations and of video
 SPACING = 3  # steps between the frames of a tabletop window
@@ -28,7 +28,8 @@ class Data(NamedTuple):
     video: of examples without, or None.
     test: held-out examples with actions, or None.
     instructions: texts that 'instruction' numbers.
-    scale: Scale of the actions, whose examples are in the network's units already.
+    scales: normalise.Scales of each folder, a single one of the tabletop. Examples are in the
+      network's units already; a policy takes states and gives actions in them.
     views: V, cameras of an example.
     size: (H, W) of the frames.
   """
@@ -36,7 +37,7 @@ class Data(NamedTuple):
   video: Any
   test: Any
   instructions: tuple[str, ...]
-  scale: Scale
+  scales: tuple[Scales, ...]
   views: int
   size: tuple[int, int]
 
@@ -175,9 +176,10 @@ def load_tabletop(*, train: str = 'train[:80]', test: str = 'test', video: str =
   clips = clip_windows(builders.arrays(builders.load('tabletop', config='video'), video), seed,
                        frames=frames)
   return Data(windows(train), pipeline.from_arrays(clips), windows(test), INSTRUCTIONS,
-              unit_scale(2), 1, (tabletop.SIDE, tabletop.SIDE))
+              (unit_scales(2),), 1, (tabletop.SIDE, tabletop.SIDE))
 
 
-def unit_scale(dims):
-  """The Scale of actions that are in [-1, 1] already."""
-  return Scale(-np.ones(dims, np.float32), np.ones(dims, np.float32), np.ones(dims, bool), False)
+def unit_scales(dims):
+  """The Scales of actions that are in [-1, 1] already."""
+  return Scales(Scale(-np.ones(dims, np.float32), np.ones(dims, np.float32), np.ones(dims, bool),
+                      False))

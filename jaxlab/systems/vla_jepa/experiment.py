@@ -56,7 +56,7 @@ class Frames(NamedTuple):
     horizon: H.
     action_dim: A.
     state_dim: P that the head sees; 0 for none.
-    views: V of the world model.
+    views: V, cameras.
   """
   frames: int
   horizon: int
@@ -116,6 +116,10 @@ def build(config, frames):
   config_lib.at_least(1, settings, ('repeats', 'sampling_steps'), 'world_model')
 
   words = config_lib.call(PromptSpec, config_lib.section(config, 'prompt'), 'prompt', drop=())
+  config_lib.at_least(1, words, ('length', 'per_transition', 'num_embodied'), 'prompt')
+  config_lib.require('{e_actions}' in words.robot or settings.head_sees == 'all', 'prompt.robot',
+                     "{e_actions} for a head that sees them (world_model.head_sees='embodied')",
+                     words.robot)
   config_lib.require(bool(words.words) != bool(words.tokenizer), 'prompt',
                      'either words or tokenizer', dict(config['prompt']))
   transitions = frames.frames // tubelet - 1
@@ -128,21 +132,34 @@ def build(config, frames):
   predictor = config_lib.call(
       functools.partial(world_model.ACPredictor, parent=None), config_lib.section(
           config, 'predictor'), 'predictor', drop=(),
-      state_dim=frames.views * encoder.hidden_size, grid=encoder.grid,
-      actions_per_step=words.per_transition)
+      state_dim=len(world_model.world_views(frames.views)) * encoder.hidden_size,
+      grid=encoder.grid, actions_per_step=words.per_transition)
+  _check_heads(predictor, 'predictor')
   heads = {'flow': flow_head.FlowHead, 'regression': flow_head.RegressionHead}
   head_config = config_lib.section(config, 'head')
   head = config_lib.call(
       functools.partial(config_lib.choose_named(head_config, heads, 'head'), parent=None),
       head_config, 'head', action_dim=frames.action_dim, horizon=frames.horizon,
       state_dim=frames.state_dim)
+  if isinstance(head, flow_head.FlowHead):
+    _check_heads(head, 'head')
+    config_lib.require(head.width % 2 == 0, 'head.width', 'an even number', head.width)
+    config_lib.require(frames.horizon <= head.max_positions, 'head.max_positions',
+                       f'at least data.horizon={frames.horizon}', head.max_positions)
   return Experiment(encode, queries, words, encoder, spec, trunk, predictor, head, settings,
                     image_size)
 
 
-def _queries(first, words, transitions, images=()):
-  return prompt.Queries(tuple(range(first, first + transitions)), words.per_transition,
-                        first + transitions, words.num_embodied, images)
+def _check_heads(module, where):
+  """Raises ConfigError unless the heads of a module share its width evenly."""
+  config_lib.at_least(1, module, ('width', 'num_heads'), where)
+  config_lib.require(module.width % module.num_heads == 0, f'{where}.num_heads',
+                     f'a divisor of width={module.width}', module.num_heads)
+
+
+def _queries(first, words, transitions, embodied, images=()):
+  return prompt.Queries(tuple(range(first, first + transitions)), words.per_transition, embodied,
+                        words.num_embodied, images)
 
 
 def _keypoints(fields, words, transitions, frames):
@@ -151,25 +168,28 @@ def _keypoints(fields, words, transitions, frames):
   encode, size = prompt.word_encoder(words.words)
   shape = config_lib.call(vlm.KeypointConfig, fields, 'trunk', drop=(),
                           vocab_size=size + transitions + 1)
-  return vlm.KeypointTrunk(shape), encode, _queries(size, words, transitions), 0
+  return vlm.KeypointTrunk(shape), encode, _queries(size, words, transitions,
+                                                    size + transitions), 0
 
 
 def _qwen_options(*, text: Mapping, vision: Mapping, first_query_id: int, image_token_id: int,
                   vision_start_id: int, vision_end_id: int, mrope_section: Sequence[int],
-                  image_size: int = 224,
+                  image_size: int = 224, num_action_tokens: int | None = None,
                   readout: Literal['pre_norm', 'post_norm'] = 'pre_norm'):
   """The mapping `config.trunk` of a Qwen3-VL.
 
   Args:
     text: fields of DecoderConfig.
     vision: fields of VisionConfig.
-    first_query_id: id of `<|action_0|>`; those of the other transitions follow, and then that of
-      `<|embodied_action|>`.
+    first_query_id: id of `<|action_0|>`; those of the other action tokens follow, and then that
+      of `<|embodied_action|>`.
     image_token_id: see QwenVLConfig.
     vision_start_id: id before an image.
     vision_end_id: id behind it.
     mrope_section: see QwenVLConfig.
     image_size: side of the trunk's images.
+    num_action_tokens: `<|action_i|>` in the vocabulary, of which as many as there are transitions
+      are used; None for no others. The release has 28.
     readout: see QwenVLConfig.
   """
   return dict(locals())
@@ -191,7 +211,11 @@ def _qwen(fields, words, transitions, frames):
     raise config_lib.ConfigError(f'trunk.image_size: {error}') from error
   image = (options['vision_start_id'], *[shape.image_token_id] * rows * columns,
            options['vision_end_id'])
-  queries = _queries(options['first_query_id'], words, transitions, image * frames.views)
+  first, count = options['first_query_id'], options['num_action_tokens']
+  count = transitions if count is None else count
+  config_lib.require(count >= transitions, 'trunk.num_action_tokens',
+                     f'at least the {transitions} transitions of a clip', count)
+  queries = _queries(first, words, transitions, first + count, image * frames.views)
   config_lib.require(queries.embodied < shape.text.vocab_size, 'trunk.text.vocab_size',
                      f'more than the id of the last query token, {queries.embodied}',
                      shape.text.vocab_size)

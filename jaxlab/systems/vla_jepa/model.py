@@ -76,12 +76,31 @@ class Prompt(NamedTuple):
   mask: jax.Array
 
 
-def trunk_images(images, parts):
-  """Images [B, V, H, W, 3] in [-1, 1] of uint8 ones, resized (bilinear, antialiased)."""
-  x = images.astype(jnp.float32) / 127.5 - 1
-  if parts.image_size and x.shape[2:4] != (parts.image_size,) * 2:
-    x = jax.image.resize(x, (*x.shape[:2], *(parts.image_size,) * 2, 3), 'bilinear')
-  return x
+def trunk_images(images, parts, training=False):
+  """Images [B, V, H, W, 3] in [-1, 1] of uint8 ones, resized as the release does.
+
+  Args:
+    images: uint8 [B, V, H', W', 3].
+    parts: Parts.
+    training: True resizes bicubically with a low-pass filter (Pillow's default), False by areas.
+  """
+  x, size = images.astype(jnp.float32), parts.image_size
+  to_bytes = lambda x: jnp.clip(jnp.round(x), 0, 255)
+  if size and x.shape[2:4] != (size, size):
+    if training:  # columns first, and bytes between: the sharpest edges would differ otherwise
+      x = to_bytes(jax.image.resize(x, (*x.shape[:3], size, 3), 'cubic'))
+      x = to_bytes(jax.image.resize(x, (*x.shape[:2], size, size, 3), 'cubic'))
+    else:
+      rows, columns = (_areas(size, source) for source in x.shape[2:4])
+      x = to_bytes(jnp.einsum('ih,bvhwc,jw->bvijc', rows, x, columns))
+  return x / 127.5 - 1
+
+
+def _areas(size, source):
+  """Shares [size, source] of the source's pixels in each of `size` pixels."""
+  edges, pixel = np.arange(size + 1) * source / size, np.arange(source)
+  overlap = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
+  return (np.maximum(overlap, 0) * size / source).astype(np.float32)
 
 
 def encoder_frames(video, parts):
@@ -102,15 +121,19 @@ def encoder_frames(video, parts):
 
 
 def encode(parts, encoder_params, video):
-  """(context, target), each [B, (G - 1) N, V D_v], of uint8 clips [B, V, T, H, W, 3]."""
+  """(context, target), each [B, (G - 1) N, V' D_v], of uint8 clips [B, V, T, H, W, 3] of all
+  cameras; V' of them are the `world_model.world_views`."""
   settings = parts.settings
+  views = world_model.world_views(video.shape[1])
+  if len(views) < video.shape[1]:
+    video = video[:, np.array(views)]
   run = lambda x: vjepa2.Encoder(parts.encoder).apply({'params': encoder_params}, x)
   return world_model.encode_views(
       run, encoder_frames(video, parts), how=settings.context_encoding,
       tubelet=parts.encoder.tubelet_size, order=settings.view_order, targets=settings.targets)
 
 
-def read(parts, params, images, prompt, places):
+def read(parts, params, images, prompt, places, training=False):
   """(latent-action tokens [B, (G - 1) K, D], the tokens that the head sees, their mask or None).
 
   Args:
@@ -119,8 +142,9 @@ def read(parts, params, images, prompt, places):
     images: uint8 [B, V, H, W, 3], the first frame of each camera.
     prompt: Prompt.
     places: Places of that kind of prompt.
+    training: see `trunk_images`.
   """
-  hidden = parts.trunk.apply({'params': params['trunk']}, trunk_images(images, parts),
+  hidden = parts.trunk.apply({'params': params['trunk']}, trunk_images(images, parts, training),
                              prompt.tokens, prompt.mask)
   latent = hidden[:, np.array(places.latent)]
   if parts.settings.head_sees == 'all':

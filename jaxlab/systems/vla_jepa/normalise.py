@@ -23,19 +23,30 @@ class Scale(NamedTuple):
   clip: bool
 
 
+class Scales(NamedTuple):
+  """The Scales of a data set.
+
+  Attributes:
+    action: Scale.
+    state: Scale, or None where states stay as they are.
+  """
+  action: Scale
+  state: Scale | None = None
+
+
 def make_scale(stats, dims, *, kind: Literal['minmax', 'quantile'] = 'minmax', gripper=None,
                where='stats'):
-  """The Scale of a data set.
+  """The Scale of the actions or the states of a data set.
 
   Args:
     stats: mapping with 'min' and 'max' ('minmax'), or 'q01' and 'q99' ('quantile'), each [dims].
-    dims: A, numbers of an action.
+    dims: A, numbers of an action or a state.
     kind: 'minmax' for LIBERO and DROID; 'quantile', which clips, for Bridge and Fractal.
     gripper: index of the gripper, or None.
     where: file of the statistics, for messages.
 
   Raises:
-    ValueError: a statistic is missing, or of another width than the action.
+    ValueError: a statistic is missing, or of another width than `dims`.
   """
   config_lib.require(kind in KINDS, 'data.normalise', ' or '.join(KINDS), kind)
   ends = []

@@ -47,6 +47,9 @@ def build(template, instructions, encode: Callable[[str], Sequence[int]], querie
           pad=0):
   """Token ids of prompts.
 
+  What stands between two insertions of queries and images is encoded in one piece, the instruction
+  with the template around it: tokenizers join over such borders.
+
   Args:
     template: text with {instruction} and {actions}, perhaps {e_actions} and {images}.
     instructions: N texts.
@@ -69,18 +72,19 @@ def build(template, instructions, encode: Callable[[str], Sequence[int]], querie
       'prompt', '{instruction}, {actions} and {e_actions} at most once and in this order', template)
   latent = [i for i in queries.latent for _ in range(queries.per_transition)]
   inserted = {'actions': latent, 'e_actions': [queries.embodied] * queries.num_embodied,
-              'images': list(queries.images)}
+              'images': list(queries.images), 'end': []}
   tokens, mask = np.full((len(instructions), length), pad, np.int32), np.zeros(
       (len(instructions), length), bool)
   places = Places((), ())
   for row, instruction in enumerate(instructions):
-    ids, starts = [], {}
-    for i, part in enumerate(parts):
-      if i % 2 == 0:
-        ids += list(encode(part)) if part else []
+    ids, starts, text = [], {}, ''
+    for i, part in enumerate([*parts, 'end']):
+      if i % 2 == 0 or part == 'instruction':
+        text += instruction if i % 2 else part
         continue
-      starts[part] = len(ids)
-      ids += list(encode(instruction)) if part == 'instruction' else inserted[part]
+      ids += list(encode(text)) if text else []
+      starts[part], text = len(ids), ''
+      ids += inserted[part]
     config_lib.require(len(ids) <= length, 'prompt.length', f'at least {len(ids)} for '
                        f'{instruction!r}', length)
     first = length - len(ids)

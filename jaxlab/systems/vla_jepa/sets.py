@@ -38,13 +38,13 @@ class Windows(grain.MapDataset):
   Args:
     episodes: sequence of Episode.
     spec: RobotSpec.
-    scale: normalise.Scale of the actions.
+    scales: normalise.Scales.
     instructions: texts by number.
   """
 
-  def __init__(self, episodes, spec, scale, instructions):
+  def __init__(self, episodes, spec, scales, instructions):
     super().__init__()
-    self._episodes, self._spec, self._scale = episodes, spec, scale
+    self._episodes, self._spec, self._scales = episodes, spec, scales
     self._numbers = {text: i for i, text in enumerate(instructions)}
     keep = lambda e: (normalise.keep_steps(e.action, spec.gripper) if spec.drop_pauses else
                       np.ones(len(e.action), bool))
@@ -64,9 +64,12 @@ class Windows(grain.MapDataset):
     clips = [video.resize(episode.frames(camera, rows), spec.size) for camera in spec.cameras]
     # Zero actions past the end, and only then into the network's units: as the release does it.
     actions = episode.action[acted] * mask[:, None]
-    return {'video': np.stack(clips), 'state': episode.state[start].astype(np.float32),
+    state = episode.state[start].astype(np.float32)
+    if self._scales.state is not None:
+      state = normalise.normalise(state, self._scales.state)
+    return {'video': np.stack(clips), 'state': state,
             'instruction': np.int32(self._numbers[episode.instruction]),
-            'actions': normalise.normalise(actions, self._scale),
+            'actions': normalise.normalise(actions, self._scales.action),
             'action_mask': mask if spec.mask_padding else np.ones_like(mask)}
 
 
@@ -109,14 +112,16 @@ class RobotSpec(NamedTuple):
 
   Attributes:
     folders: of the sets, drawn from equally.
-    cameras: names of the cameras, V of them; name one twice for a robot with a single one.
+    cameras: names of the cameras, V of them; name one twice for a robot with a single one. Of
+      three the world model has the first and the last, the trunk all.
     action_dim: A.
     state_dim: P.
     frames: T, consecutive.
     horizon: H.
     size: side that frames are resized to.
     state: whether the head sees the robot's state.
-    normalise: see `normalise.make_scale`.
+    normalise: see `normalise.make_scale`; 'quantile' scales the states too. Each folder has the
+      scale of its own statistics.
     gripper: index of the gripper in an action, or None.
     drop_pauses: whether steps without motion are left out.
     mask_padding: whether padded actions count for nothing (CHOICE; the release counts them).
@@ -152,6 +157,7 @@ def check(config):
     return Frames(options['frames'], options['horizon'], 2, 0, 1)
   spec = config_lib.call(RobotSpec, config, 'data')
   config_lib.at_least(1, spec, ('frames', 'horizon', 'action_dim', 'state_dim', 'size'), 'data')
+  config_lib.at_least(0, spec, ('held_out',), 'data')
   for key in ('folders', 'cameras'):
     config_lib.require(len(getattr(spec, key)) > 0, f'data.{key}', 'at least one', ())
   config_lib.require((spec.clips is None) == (spec.labels is None), 'data.clips, data.labels',
@@ -174,25 +180,34 @@ def load(config):
   labels, paths = ({}, []) if spec.clips is None else (video.read_labels(spec.labels),
                                                        _clips(spec.clips))
   texts = [labels.get(path.stem, GENERIC) for path in paths]
+  for folder, (episodes, _) in zip(spec.folders, sets):
+    config_lib.require(spec.held_out < len(episodes), 'data.held_out',
+                       f'less than the {len(episodes)} episodes of {folder}', spec.held_out)
   instructions = tuple(dict.fromkeys(
       [episode.instruction for episodes, _ in sets for episode in episodes] + texts))
-  scale = sets[0][1]
   windows = lambda part: _equally([
-      Windows(part(episodes), spec, own, instructions) for episodes, own in sets
-      if part(episodes)])
+      Windows(part(episodes), spec, own, instructions) for episodes, own in sets])
   kept = lambda episodes: episodes[:len(episodes) - spec.held_out]
   held = lambda episodes: episodes[len(episodes) - spec.held_out:]
   return Data(windows(kept), Clips(paths, texts, spec, instructions) if paths else None,
-              windows(held) if spec.held_out else None, instructions, scale, len(spec.cameras),
-              (spec.size, spec.size))
+              windows(held) if spec.held_out else None, instructions,
+              tuple(own for _, own in sets), len(spec.cameras), (spec.size, spec.size))
+
+
+def _make_scales(action, state, spec, where):
+  """The Scales of a folder, by the statistics of its actions and states."""
+  make = functools.partial(normalise.make_scale, kind=spec.normalise)
+  wanted = spec.state and spec.normalise == 'quantile'
+  return normalise.Scales(
+      make(action, spec.action_dim, gripper=spec.gripper, where=f'{where}: action'),
+      make(state, spec.state_dim, where=f'{where}: observation.state') if wanted else None)
 
 
 def read_lerobot(folder, spec):
-  """([Episode], Scale) of a LeRobot v2.1 folder; frames are decoded when asked for."""
+  """([Episode], Scales) of a LeRobot v2.1 folder; frames are decoded when asked for."""
   data = lerobot.open_folder(folder, action_dim=spec.action_dim)
-  where = f'{folder}/meta: stats: action'
-  scale = normalise.make_scale(data.stats.get('action', {}), spec.action_dim, kind=spec.normalise,
-                               gripper=spec.gripper, where=where)
+  scales = _make_scales(data.stats.get('action', {}), data.stats.get('observation.state', {}), spec,
+                        f'{folder}/meta: stats')
 
   def episode(number):
     columns = lerobot.read_steps(data, number)
@@ -200,17 +215,20 @@ def read_lerobot(folder, spec):
     if state.shape[1:] != (spec.state_dim,):
       raise ValueError(f'{folder}: episode {number}: observation.state: expected {spec.state_dim} '
                        f'numbers, as the config says, got {state.shape[1:]}')
-    return Episode(columns['action'].astype(np.float32), state.astype(np.float32),
-                   data.tasks[int(columns['task_index'][0])],
+    task = int(columns['task_index'][0])
+    if task not in data.tasks:
+      raise ValueError(f'{folder}/meta/tasks.jsonl: expected the task_index {task} of episode '
+                       f'{number}, found {sorted(data.tasks)}')
+    return Episode(columns['action'].astype(np.float32), state.astype(np.float32), data.tasks[task],
                    functools.partial(lerobot.read_camera, data, number))
 
-  return [episode(number) for number in sorted(data.lengths)], scale
+  return [episode(number) for number in sorted(data.lengths)], scales
 
 
 def read_rlds(folder, spec):
-  """([Episode], Scale) of a folder of RLDS TFRecords; images stay encoded in memory.
+  """([Episode], Scales) of a folder of RLDS TFRecords; images stay encoded in memory.
 
-  The statistics are those of the actions in the folder, as RLDS sets carry none.
+  The statistics are those of the steps in the folder, as RLDS sets carry none.
   """
   episodes = []
   for number, raw in enumerate(rlds.read_episodes(
@@ -219,15 +237,17 @@ def read_rlds(folder, spec):
     def frames(camera, rows, raw=raw, number=number):
       return rlds.decode_images([raw[camera][row] for row in rows], f'{folder}: episode {number}')
     episodes.append(Episode(raw['action'], raw['state'], raw['instruction'], frames))
-  actions = np.concatenate([episode.action for episode in episodes])
-  stats = {'min': actions.min(0), 'max': actions.max(0),
-           'q01': np.quantile(actions, 0.01, axis=0), 'q99': np.quantile(actions, 0.99, axis=0)}
-  return episodes, normalise.make_scale(stats, spec.action_dim, kind=spec.normalise,
-                                        gripper=spec.gripper)
+
+  def stats(name):
+    values = np.concatenate([getattr(episode, name) for episode in episodes])
+    return {'min': values.min(0), 'max': values.max(0),
+            'q01': np.quantile(values, 0.01, axis=0), 'q99': np.quantile(values, 0.99, axis=0)}
+
+  return episodes, _make_scales(stats('action'), stats('state'), spec, f'{folder}: stats')
 
 
 def read_metaworld(folder, spec):
-  """([Episode], Scale) of a folder of Meta-World demonstrations, whose actions are in [-1, 1]."""
+  """([Episode], Scales) of a folder of Meta-World demonstrations, whose actions are in [-1, 1]."""
   for key, wanted in (('action_dim', 4), ('state_dim', metaworld.STATE)):
     config_lib.require(getattr(spec, key) == wanted, f'data.{key}', str(wanted),
                        getattr(spec, key))
@@ -238,7 +258,7 @@ def read_metaworld(folder, spec):
       return rlds.decode_images([raw['images'][row] for row in rows],
                                 f'{folder}: episode {number}')
     episodes.append(Episode(raw['action'], raw['state'], raw['instruction'], frames))
-  return episodes, data_lib.unit_scale(spec.action_dim)
+  return episodes, data_lib.unit_scales(spec.action_dim)
 
 
 _READERS = {'lerobot': read_lerobot, 'rlds': read_rlds, 'metaworld': read_metaworld}

@@ -77,11 +77,11 @@ def from_data(experiment, data):
     noise, t = jax.vmap(draw)(row_keys(key, len(batch['actions'])))
     return {**batch, 'noise': noise, 't': t}
 
-  def of_batch(variables, batch, kind):
+  def of_batch(variables, batch, kind, training=False):
     """(images, latent-action tokens, the head's tokens, their mask)."""
     images = batch['image'] if 'image' in batch else batch['video'][:, :, 0]
     asked = model.Prompt(*(x[batch['instruction']] for x in variables['constants'][kind]))
-    return model.read(parts, variables['params'], images, asked, getattr(parts, kind))
+    return model.read(parts, variables['params'], images, asked, getattr(parts, kind), training)
 
   def world(variables, batch, latent):
     """(l1, copy l1) float32 [B]."""
@@ -92,7 +92,7 @@ def from_data(experiment, data):
     return model.world_losses(parts, variables['params'], *states, latent)
 
   def robot_loss(variables, batch, key):
-    latent, seen, mask = of_batch(variables, batch, 'robot')
+    latent, seen, mask = of_batch(variables, batch, 'robot', training=True)
     weights = batch['weight']
     acted = model.action_loss(parts, variables['params'], seen, mask, batch, key)
     if settings.beta == 0:
@@ -103,7 +103,7 @@ def from_data(experiment, data):
 
   def video_loss(variables, batch, key):
     del key
-    latent, _, _ = of_batch(variables, batch, 'video')
+    latent, _, _ = of_batch(variables, batch, 'video', training=True)
     error, copied = world(variables, batch, latent)
     return Loss(error, batch['weight'], {'l1': (error, batch['weight']),
                                          'copy_l1': (copied, batch['weight'])})

@@ -2,6 +2,7 @@
 """
 import math
 import re
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -21,7 +22,7 @@ class ACPredictor(nn.Module):
   Action tokens are rotated by time alone, patches by time, row and column.
 
   Attributes:
-    state_dim: channels of a state token, V * D_v.
+    state_dim: channels of a state token, D_v of each of the `world_views`.
     grid: patches in a row, and rows; N = grid^2.
     actions_per_step: K.
     width: of the blocks.
@@ -40,7 +41,7 @@ class ACPredictor(nn.Module):
   num_heads: int = 8
   eps: float = 1e-5
   residual: bool = False
-  dtype: jnp.dtype = jnp.float32
+  dtype: Literal['float32', 'bfloat16'] = 'float32'
 
   @nn.compact
   def __call__(self, states, actions):
@@ -56,8 +57,8 @@ class ACPredictor(nn.Module):
     """
     patches, per_action = self.grid**2, self.actions_per_step
     batch, steps = len(states), states.shape[1] // patches
-    init = vjepa2.truncated_normal(0.02)
-    dense = lambda name: nn.Dense(self.width, dtype=self.dtype, kernel_init=init, name=name)
+    init, dtype = vjepa2.truncated_normal(0.02), jnp.dtype(self.dtype)
+    dense = lambda name: nn.Dense(self.width, dtype=dtype, kernel_init=init, name=name)
     x = jnp.concatenate([
         dense('action_encoder')(actions).reshape(batch, steps, per_action, self.width),
         dense('predictor_embed')(states).reshape(batch, steps, patches, self.width)], axis=2)
@@ -67,11 +68,11 @@ class ACPredictor(nn.Module):
     bias = vjepa2.block_causal_bias(steps, per_action + patches)
     for i in range(self.num_layers):
       out_init = vjepa2.truncated_normal(0.02, 1 / math.sqrt(2 * (i + 1)))
-      x = vjepa2.Block(self.num_heads, 4 * self.width, self.eps, init, out_init, self.dtype,
+      x = vjepa2.Block(self.num_heads, 4 * self.width, self.eps, init, out_init, dtype,
                        name=f'blocks_{i}')(x, tables, bias)
-    x = layer_norm(self.eps, self.dtype, name='predictor_norm')(x)
+    x = layer_norm(self.eps, dtype, name='predictor_norm')(x)
     x = x.reshape(batch, steps, -1, self.width)[:, :, per_action:].reshape(batch, -1, self.width)
-    out = nn.Dense(self.state_dim, dtype=self.dtype, name='predictor_proj',
+    out = nn.Dense(self.state_dim, dtype=dtype, name='predictor_proj',
                    kernel_init=nn.initializers.zeros if self.residual else init)(x)
     return states + out if self.residual else out
 
@@ -82,6 +83,11 @@ def _positions(steps, actions, grid):
   times = np.zeros((steps, actions, 3), np.int32)
   times[..., 0] = np.arange(steps)[:, None]
   return np.concatenate([times, patches], axis=1).reshape(-1, 3)
+
+
+def world_views(cameras):
+  """Numbers of the cameras whose states the world model has: of three the release drops one."""
+  return (0, 2) if cameras == 3 else tuple(range(cameras))
 
 
 def join_views(states, views, order='intended'):
@@ -106,7 +112,7 @@ def encode_views(encode, videos, *, how, tubelet, order='intended', targets='cli
 
   Args:
     encode: frames [B', T', H, W, 3] -> tokens [B', n, D], the frozen encoder.
-    videos: normalised [B, V, T, H, W, 3].
+    videos: normalised [B, V, T, H, W, 3], of the `world_views`.
     how: see `vjepa2.context_states`.
     tubelet: frames of a latent step.
     order: see `join_views`.

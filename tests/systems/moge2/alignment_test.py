@@ -41,6 +41,14 @@ class OneDimensionTest(parameterized.TestCase):
                              bounds=[(None, None)] + [(0, None)] * n)
     np.testing.assert_allclose(jax.jit(alignment.align_1d)(x, y, w).loss, found.fun, rtol=1e-5)
 
+  @parameterized.parameters(alignment.DENSE, 0)
+  def test_the_size_of_the_weights_is_no_matter(self, dense):
+    x, y, w = (column[0] for column in problems(1, 30, seed=5))
+    with absltest.mock.patch.object(alignment, 'DENSE', dense):
+      solve = jax.jit(functools.partial(alignment.align_1d))
+      small, plain = (solve(x, y, size * w) for size in (np.float32(1e-7), np.float32(1)))
+    self.assertEqual(small.scale, plain.scale)
+
   def test_nothing_to_align(self):
     zero = jnp.zeros(6)
     for trunc in (None, 1.0):

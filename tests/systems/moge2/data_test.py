@@ -143,6 +143,11 @@ class FileTest(parameterized.TestCase):
     (self.folder / 'a' / 'meta.json').write_text('{"intrinsics": [1]}')
     with self.assertRaisesRegex(ValueError, r'meta.json: expected \{"intrinsics": 3 x 3 numbers\}'):
       files.read_instance(self.folder / 'a')
+    for matrix in ([[0, 0, .5], [0, 1, .5], [0, 0, 1]], [[1, 0, .5], [0, 1, 1.5], [0, 0, 1]],
+                   [[1, 0, .5], [0, np.nan, .5], [0, 0, 1]]):
+      (self.folder / 'a' / 'meta.json').write_text(json.dumps({'intrinsics': matrix}))
+      with self.assertRaisesRegex(ValueError, r'meta.json: intrinsics: expected positive focal'):
+        files.read_instance(self.folder / 'a')
     with self.assertRaisesRegex(ValueError, r'b/image.jpg: expected a picture, got none'):
       files.read_instance(self.folder / 'b')
     with self.assertRaisesRegex(ValueError, r'\.index\.txt: expected a line for each instance'):
@@ -156,10 +161,34 @@ class FileTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, 'depth: expected at least 0, got -1'):
       files.encode_depth(np.array([[-1., 2.]]))
 
+  @parameterized.parameters({'near': '-1'}, {'near': '0'}, {'far': 'nan'}, {'far': 'inf'},
+                            {'unit': 'meters'})
+  def test_depth_whose_numbers_are_none(self, **change):
+    (name, value), = change.items()
+    info = PngImagePlugin.PngInfo()
+    for key, number in {'near': '1', 'far': '2', **change}.items():
+      info.add_text(key, number)
+    Image.fromarray(np.full((4, 4), 1000, np.uint16)).save(self.folder / 'd.png', pnginfo=info)
+    message = f"d.png: text chunk '{name}': expected a positive number, got '{value}'"
+    with self.assertRaisesRegex(ValueError, message):
+      files.read_depth(self.folder / 'd.png')
+
+  def test_segments_of_another_size(self):
+    write_instance(self.folder / 'a', self.scene, labels={'floor': 1})
+    info = PngImagePlugin.PngInfo()
+    info.add_text('labels', '{}')
+    Image.fromarray(np.ones((48, 64), np.uint8)).save(
+        self.folder / 'a' / 'segmentation.png', pnginfo=info)
+    message = r'a/segmentation.png: expected the size of the image, \(24, 32\), got \(48, 64\)'
+    with self.assertRaisesRegex(ValueError, message):
+      files.read_instance(self.folder / 'a')
+
   @parameterized.parameters(
       ({'name': 'scene'}, 'data.name: expected scenes or folders, got'),
       ({'builder_config': 'dmeo'}, "data.builder_config: .*; did you mean 'demo'"),
       ({'sources': ('Hypersin',)}, "data.sources: .*; did you mean 'Hypersim'"),
+      ({'size': (518,)}, r'data.size: expected a height and a width of at least 2, got \(518,\)'),
+      ({'size': (0, 64)}, 'data.size: expected a height and a width'),
       ({'name': 'folders'}, "data.folder: expected a folder of data sets in MoGe's format"))
   def test_config_errors(self, change, message):
     with self.assertRaisesRegex(ConfigError, message):

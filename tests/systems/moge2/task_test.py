@@ -12,7 +12,8 @@ from configs.moge2 import vitl
 from jaxlab import parallel, systems
 from jaxlab.config import ConfigError
 from jaxlab.data import pipeline
-from jaxlab.systems.moge2 import data, network, recovery, resize, scenes, task, weights
+from jaxlab.optim import factory
+from jaxlab.systems.moge2 import data, geometry, network, recovery, resize, scenes, task, weights
 from jaxlab.train import task_gradient
 from tests import conftest
 
@@ -156,6 +157,25 @@ class LossTest(parameterized.TestCase):
     self.assertTrue(all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads)))
 
 
+  def test_local_points_are_of_large_segments(self):
+    depth = np.random.default_rng(0).uniform(1, 2, (40, 52)).astype(np.float32)
+    segments = np.full(depth.shape, 7)
+    segments[:, :20], segments[0] = 3, 0
+    intrinsics = np.asarray(geometry.camera_matrix(.8, 1.0))
+    example = {'depth': depth, 'segments': segments, 'intrinsics': intrinsics, 'metric': True}
+    kept = task.large_segments(segments, depth > 0)
+    np.testing.assert_array_equal(kept, np.where(segments == 7, 7, 0))  # 1248 pixels, not 780
+    points = np.asarray(geometry.unproject(depth, intrinsics))
+    # The small segment is somewhere else; the large one is right up to scale and shift.
+    out = {'depth': depth, 'points': np.where(kept[..., None] > 0, 2 * points + 1, 0),
+           'intrinsics': intrinsics, 'mask': np.ones_like(depth)}
+    metrics = task.image_metrics(out, example, 8)
+    np.testing.assert_allclose(metrics['local_points.rel'], 0, atol=1e-4)
+    self.assertGreater(metrics['points_affine_invariant.rel'], .01)
+    self.assertNotIn('local_points.rel', task.image_metrics(
+        out, {**example, 'segments': 0 * segments}, 8))
+
+
 class RecoveryTest(parameterized.TestCase):
 
   @parameterized.parameters(0, 1)
@@ -164,11 +184,18 @@ class RecoveryTest(parameterized.TestCase):
     mask = np.zeros((8, 8), bool)
     mask.reshape(-1)[:count] = True
     focal, shift = jax.jit(recovery.recover_focal_shift)(points[0], mask)
-    if count == 0:
-      self.assertEqual((focal, shift), (1, 0))
+    self.assertEqual((focal, shift), (1, 0))
     found = recovery.infer(points, np.broadcast_to(mask, (2, 8, 8)).astype(np.float32))
     self.assertTrue(np.isfinite(found.intrinsics).all())
     self.assertTrue(np.isfinite(np.asarray(found.depth)[np.asarray(found.mask)]).all())
+
+  def test_the_batch_axis_is_optional(self):
+    rng = np.random.default_rng(0)
+    points = rng.random((1, 8, 8, 3)).astype(np.float32) + [0, 0, 1]
+    given = (points, rng.random((1, 8, 8)), points, np.float32([2]), np.float32([60]))
+    many, one = recovery.infer(*given), recovery.infer(*(x[0] for x in given))
+    for ours, theirs in zip(one, many):
+      np.testing.assert_allclose(ours, theirs[0], rtol=1e-6)
 
   def test_points_behind_the_camera_are_no_trap(self):
     rng = np.random.default_rng(0)
@@ -187,7 +214,7 @@ class ModelTest(parameterized.TestCase):
                               jax.tree.leaves(weights.param_shapes(model)))
     self.assertEqual(count(model), 330_901_544)
     self.assertEqual([one.level for one in spec.locals()], [4, 16, 64])
-    self.assertEqual(predict.tokens, 1200)
+    self.assertEqual((spec.num_tokens, predict.tokens), (1200, 3600))
     official = {
         'encoder': {'backbone': 'dinov2_vitl14', 'intermediate_layers': [5, 11, 17, 23],
                     'dim_out': 1024},
@@ -198,6 +225,15 @@ class ModelTest(parameterized.TestCase):
     released = weights.model_from_config({**official, 'normal_head': {'dims': 1}})
     self.assertEqual(count(released), 330_901_544)
     self.assertLess(count(weights.model_from_config(official)) / 1e6, 326.3)
+
+  def test_the_rates_of_heads_and_backbone_halve_together(self):
+    optimizer = vitl.get_config().to_dict()['optimizer']
+    heads, backbone = (factory._schedule(group['learning_rate'], '')
+                       for group in (optimizer, optimizer['groups'][0]))
+    self.assertEqual([float(backbone(step)) for step in (0, 999)], [0, 0])
+    np.testing.assert_allclose(backbone(1500), 5e-6)
+    for step in (2000, 24_999, 25_000, 26_999, 49_999, 50_000, 76_000, 119_999):
+      np.testing.assert_allclose(heads(step), 10 * backbone(step), rtol=1e-5, err_msg=str(step))
 
   @parameterized.parameters(('vitb', 104), ('vits', 35))
   def test_smaller_sizes(self, variant, millions):
@@ -217,8 +253,13 @@ class ModelTest(parameterized.TestCase):
   def test_resamplers_double(self, kind):
     x = jax.random.normal(jax.random.key(0), (1, 3, 4, 5))
     module = network.Resampler(6, kind, 1.0, 'float32')
-    out = module.apply(module.init(jax.random.key(1), x), x)
-    self.assertEqual(out.shape, (1, 6, 8, 6))
+    variables = module.init(jax.random.key(1), x)
+    self.assertEqual(module.apply(variables, x).shape, (1, 6, 8, 6))
+    if 'up' in variables['params']:  # what is learned starts without a checkerboard
+      up = variables['params']['up']
+      taps = np.reshape(up['taps'] if kind == 'conv_transpose' else up['kernel'], (-1, 6, 4))
+      np.testing.assert_array_equal(taps, np.broadcast_to(taps[..., :1], taps.shape))
+      self.assertGreater(taps[..., 0].std(), 0)
 
   @parameterized.parameters('exp', 'linear', 'sinh', 'sinh_exp')
   def test_remaps(self, kind):
@@ -244,6 +285,17 @@ class ConfigTest(parameterized.TestCase):
       (('model', 'remap', 'log'), 'model.remap: expected'),
       (('model', 'encoder', {'name': 'vitx14'}), "model.encoder.name: unknown name 'vitx14'"),
       (('model', 'encoder', {'width': 4}), 'model.encoder.depth: missing'),
+      (('model', 'encoder', {'width': 12, 'depth': 1, 'num_heads': 5, 'patch': 4}),
+       'model.encoder.num_heads: expected a divisor of width=12, got 5'),
+      (('model', 'encoder', {'width': 12, 'depth': 1, 'num_heads': 0}),
+       'model.encoder.num_heads: expected at least 1'),
+      (('loss', 'num_tokens', -1), 'loss.num_tokens: expected at least 0'),
+      (('loss', 'local', ({'level': 4, 'resolution': 0, 'num_patches': 2},)),
+       r'loss.local\[0\].resolution: expected at least 1, got 0'),
+      (('loss', 'local', ({'level': 4, 'resolution': 3, 'num_patches': 0},)),
+       r'loss.local\[0\].num_patches: expected at least 1, got 0'),
+      (('predict', 'max_side', -5), 'predict.max_side: expected 0 or at least 2, got -5'),
+      (('predict', 'max_side', 1), 'predict.max_side: expected 0 or at least 2, got 1'),
       (('loss', 'weights', {'gobal': 1.0}), "loss.weights: unknown key 'gobal'; did you mean"),
       (('loss', 'resolution', 0), 'loss.resolution: expected at least 1, got 0'),
       (('loss', 'local', ({'level': 5, 'resolution': 3, 'num_patches': 2},)), 'level: expected'),

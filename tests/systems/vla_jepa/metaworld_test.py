@@ -12,7 +12,8 @@ from PIL import Image
 from configs.vla_jepa import metaworld as metaworld_config
 from jaxlab import systems
 from jaxlab.config import ConfigError
-from jaxlab.systems.vla_jepa import metaworld, sets
+from jaxlab.systems.vla_jepa import metaworld, sets, task
+from jaxlab.train import phases
 
 
 def write_demos(folder, leave_out=()):
@@ -76,6 +77,13 @@ class MetaWorldTest(parameterized.TestCase):
     np.testing.assert_array_equal(example['state'], arrays['obs'][1, :4])
     np.testing.assert_allclose(example['actions'][:2], arrays['action'][1:3], atol=1e-6)
     self.assertEqual(example['action_mask'].tolist(), [1, 1, 0, 0, 0, 0, 0, 0])
+
+  def test_a_run_has_what_it_evaluates_at_its_end(self):
+    write_demos(self.root)
+    config = self.config()
+    config['world_model'] = {**config['world_model'], 'cache': False}
+    splits = phases.fit_config(config).eval_splits
+    phases.check_splits(task.make_task(config), splits)
 
   def test_errors(self):
     with self.assertRaisesRegex(ValueError, 'tasks.json: missing; expected a folder'):

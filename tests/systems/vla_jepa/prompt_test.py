@@ -29,6 +29,12 @@ class PromptTest(parameterized.TestCase):
     _, _, places = prompt.build('{instruction}{actions}', ['a'], encode, QUERIES, length=5)
     self.assertEqual(places, ((1, 2, 3, 4), ()))
 
+  def test_text_between_insertions_is_encoded_in_one_piece(self):
+    seen = []
+    prompt.build('{images}Do {instruction}. See {actions} and {e_actions}.', ['it', 'that'],
+                 lambda text: seen.append(text) or [1], QUERIES, length=20)
+    self.assertEqual(seen, ['Do it. See ', ' and ', '.', 'Do that. See ', ' and ', '.'])
+
   @parameterized.parameters(('{instruction} {e_actions}', 9), ('{actions} {instruction}', 9),
                             ('{instruction}{actions}{actions}', 19))
   def test_a_template_without_order(self, template, length):

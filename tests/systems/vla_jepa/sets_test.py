@@ -1,4 +1,5 @@
 """Windows of robot folders and clips: both formats give the same samples; padding, errors."""
+import json
 import pathlib
 import tempfile
 
@@ -47,7 +48,8 @@ class SetsTest(parameterized.TestCase):
     np.testing.assert_array_equal(example['state'], episode['state'][3])
     self.assertEqual(example['action_mask'].tolist(), [1, 1, 0])
     raw = np.concatenate([episode['action'][3:], np.zeros((1, 3), np.float32)])
-    np.testing.assert_array_equal(example['actions'], normalise.normalise(raw, loaded.scale))
+    scale = loaded.scales[0].action
+    np.testing.assert_array_equal(example['actions'], normalise.normalise(raw, scale))
     unmasked = sets.load(lerobot(self.folder, mask_padding=False)).robot[3]
     self.assertEqual(unmasked['action_mask'].tolist(), [1, 1, 1])
 
@@ -58,6 +60,44 @@ class SetsTest(parameterized.TestCase):
     both = sets.load(lerobot(self.folder, folders=(str(self.folder), str(other)), held_out=1))
     self.assertLen(both.robot, 10)
     self.assertLen({both.robot[i]['state'].tobytes() for i in range(10)}, 5)
+
+  def test_each_folder_has_its_own_scale(self):
+    other = self.root / 'other'
+    toy_robot.write_lerobot(other)
+    stats = {'action': {'min': [-9, -9, 0], 'max': [9, 9, 1]}}
+    (other / 'meta/stats.json').write_text(json.dumps(stats))
+    both = sets.load(lerobot(self.folder, folders=(str(self.folder), str(other))))
+    self.assertLen(both.scales, 2)
+    np.testing.assert_array_equal(both.scales[1].action.high, [9, 9, 1])
+    # Steps of the two take turns; the first of each is the same one.
+    raw = [normalise.unnormalise(both.robot[i]['actions'], both.scales[i].action) for i in (0, 1)]
+    np.testing.assert_allclose(*raw, atol=1e-5)
+
+  def test_quantiles_scale_the_states_too(self):
+    toy_robot.write_rlds(self.root / 'rlds')
+    config = {'name': 'rlds', 'folders': (str(self.root / 'rlds'),), 'cameras': ('image',) * 2,
+              **SPEC, 'normalise': 'quantile'}
+    loaded, state = sets.load(config), toy_robot.episode(0)['state'][0]
+    states = np.concatenate([toy_robot.episode(i)['state'] for i in range(2)])
+    low, high = np.quantile(states, [0.01, 0.99], axis=0)
+    wanted = np.clip(2 * (state - low) / (high - low) - 1, -1, 1)
+    np.testing.assert_allclose(loaded.robot[0]['state'], wanted, rtol=1e-4)
+    self.assertIsNone(sets.load({**config, 'state': False}).scales[0].state)
+
+  @parameterized.parameters(-1, 2, 3)
+  def test_more_held_out_than_there_is(self, count):
+    config = lerobot(self.folder, held_out=count)
+    message = 'data.held_out: expected (at least 0|less than the 2 episodes of .*lerobot)'
+    with self.assertRaisesRegex(ConfigError, message):
+      sets.check(config)
+      sets.load(config)
+
+  def test_a_task_that_is_not_listed(self):
+    path = self.folder / 'meta/tasks.jsonl'
+    path.write_text(path.read_text().splitlines()[0] + '\n')
+    with self.assertRaisesRegex(ValueError, r'tasks.jsonl: expected the task_index 1 of episode 1, '
+                                r'found \[0\]'):
+      sets.load(lerobot(self.folder))
 
   def test_clips(self):
     labels = toy_robot.write_clips(self.root)

@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import pytest
 from absl.testing import absltest, parameterized
 
 from configs.vla_jepa import libero
 from configs.vla_jepa import tabletop as tabletop_config
-from jaxlab import parallel, systems, train
+from jaxlab import parallel, systems
 from jaxlab.config import ConfigError
 from jaxlab.data import pipeline
 from jaxlab.systems.vla_jepa import data, evaluate, model, rollout, sets
@@ -49,22 +48,22 @@ def make(**change):
   windows, clips = columns()
   source = pipeline.from_arrays(windows)
   return config, task_lib.from_data(task_lib.check(config), data.Data(
-      source, pipeline.from_arrays(clips), source, data.INSTRUCTIONS, data.unit_scale(2), 1,
+      source, pipeline.from_arrays(clips), source, data.INSTRUCTIONS, (data.unit_scales(2),), 1,
       (16, 16)))
 
 
 def batch_of(dataset, rows=4):
-  batch = pipeline.take(dataset, range(rows))
+  batch = pipeline.take(dataset, [row % len(dataset) for row in range(rows)])
   return {**batch, 'weight': np.ones(rows, np.float32)}
 
 
 @functools.cache
 def differentiated(name):
-  """(task, params, batch, jitted function) of an arm; the function gives ((loss, Loss), gradients
-  of params and encoder)."""
+  """(params, encoder, batch, loss, jitted function) of an arm; the loss gives (sum, Loss), and the
+  function (that, gradients of params and encoder)."""
   _, task = make()
   arm, variables = task.arms[name], jax.jit(task.init)(jax.random.key(0))
-  batch = batch_of(arm.dataset(), 6 if name == 'robot' else 3)
+  batch = batch_of(arm.dataset(), 6 if name == 'robot' else 4)
   if arm.act is not None:
     batch = jax.jit(arm.act)(variables, batch, jax.random.key(1))
   constants = variables['constants']
@@ -75,15 +74,18 @@ def differentiated(name):
     return out.values.sum(), out._asdict()
 
   function = jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))
-  params = jax.tree.map(lambda x: x + 0.01, variables['params'])
-  return params, constants['encoder'], batch, function
+  # What starts at zero hides what lies before it.
+  rng = np.random.default_rng(0)
+  params = jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32),
+                        variables['params'])
+  return params, constants['encoder'], batch, total, function
 
 
 class TaskTest(parameterized.TestCase):
 
   @parameterized.parameters('robot', 'video')
   def test_who_gets_a_gradient_and_how_the_losses_add_up(self, name):
-    params, encoder, batch, function = differentiated(name)
+    params, encoder, batch, _, function = differentiated(name)
     (_, loss), (gradient, frozen) = function(params, encoder, batch)
     self.assertEqual(max(np.abs(x).max() for x in jax.tree.leaves(frozen)), 0)
     for path, leaf in jax.tree_util.tree_flatten_with_path(gradient)[0]:
@@ -101,7 +103,7 @@ class TaskTest(parameterized.TestCase):
       np.testing.assert_array_equal(loss['values'], error)
 
   def test_padded_actions_change_nothing(self):
-    params, encoder, batch, function = differentiated('robot')
+    params, encoder, batch, _, function = differentiated('robot')
     hidden = batch['action_mask'] == 0
     self.assertTrue(hidden.any())
     # At time 0 the noisy input is noise alone, and padded actions can only tell through the loss.
@@ -122,22 +124,36 @@ class TaskTest(parameterized.TestCase):
     np.testing.assert_allclose(cached.arrays['target'], target, atol=3e-3)
     np.testing.assert_array_equal(cached.arrays['image'], columns()[1]['video'][:, :, 0])
 
-  @pytest.mark.slow  # compiles two arms for one device and for two
-  def test_two_devices_train_as_one(self):
-    config, task = make()
-    config['phases'] = config['phases'][:1]
-    states = [train.fit(task, config, devices=jax.devices()[:count]) for count in (1, 2)]
-    parallel.assert_replicated(states[1])
-    one, two = (parallel.to_host(state.params) for state in states)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=2e-5), one, two)
-    self.assertEqual(int(states[0].step), 2)
+  @parameterized.parameters('robot', 'video')
+  def test_two_devices_do_what_one_does(self, name):
+    params, encoder, batch, total, function = differentiated(name)
+    devices = jax.devices()[:2]
+    halves = parallel.shard(parallel.split(batch, devices), devices=devices)
+
+    def local(params, encoder, rows):
+      return parallel.psum(jax.grad(total, has_aux=True)(params, encoder, rows)[0])
+
+    both = jax.pmap(local, axis_name=parallel.BATCH, devices=devices, in_axes=(None, None, 0),
+                    out_axes=None)(params, encoder, halves)
+    parallel.assert_replicated(both)
+    single = function(params, encoder, batch)[1][0]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(
+        a, b, atol=1e-6 + 1e-4 * np.abs(a).max()), single, parallel.to_host(both))
 
   def test_predicts_evaluates_and_rolls_out(self):
     config, task = make()
     variables = jax.jit(task.init)(jax.random.key(0))
     batch = batch_of(task.dataset('test'))
-    outputs = jax.device_get(jax.jit(task.predict)(variables, batch, jax.random.key(0)))
+    predict = jax.jit(task.predict)
+    outputs = jax.device_get(predict(variables, batch, jax.random.key(0)))
     self.assertEqual(outputs['actions'].shape, (4, 4, 2))
+    # The trunk sees the first frame alone, and the world model is asked about the others.
+    later, first = batch['video'].copy(), batch['video'].copy()
+    later[:, :, 1:], first[:, :, :1] = 255 - later[:, :, 1:], 255 - first[:, :, :1]
+    for video, acts in ((later, True), (first, False)):
+      other = predict(variables, {**batch, 'video': video}, jax.random.key(0))
+      self.assertEqual(np.array_equal(other['actions'], outputs['actions']), acts)
+      self.assertFalse(np.array_equal(other['l1'], outputs['l1']))
     metrics = task.evaluate([(outputs, batch)])
     self.assertAlmostEqual(metrics['l1'], metrics['copy_l1'], places=5)  # the residual start
     with tempfile.TemporaryDirectory() as folder:
@@ -153,7 +169,7 @@ class TaskTest(parameterized.TestCase):
     config['head'] = {'name': 'regression', 'hidden': 8}
     source = pipeline.from_arrays(columns()[0])
     task = task_lib.from_data(task_lib.check(config), data.Data(
-        source, None, None, data.INSTRUCTIONS, data.unit_scale(2), 1, (16, 16)))
+        source, None, None, data.INSTRUCTIONS, (data.unit_scales(2),), 1, (16, 16)))
     self.assertEqual(set(task.arms), {'robot'})
     variables = jax.jit(task.init)(jax.random.key(0))
     batch = task.act(variables, batch_of(source), jax.random.key(0))
@@ -186,7 +202,22 @@ class CheckTest(parameterized.TestCase):
     config = libero.get_config(variant).to_dict()
     systems.check(config)
     frames = sets.check(config['data'])
-    self.assertEqual(experiment_lib.build(config, frames).predictor.state_dim, 2048)
+    made = experiment_lib.build(config, frames)
+    self.assertEqual((made.predictor.state_dim, made.predictor.dtype), (2048, 'bfloat16'))
+    # The embodied token stands behind all 28 action tokens, of which 3 are used.
+    first = config['trunk']['first_query_id']
+    self.assertEqual((made.queries.latent, made.queries.embodied),
+                     ((first, first + 1, first + 2), first + 28))
+    three = experiment_lib.build(config, frames._replace(views=3))
+    self.assertEqual(three.predictor.state_dim, 2048)
+    self.assertLen(three.queries.images, 3 * len(made.queries.images) // 2)
+    config['trunk']['num_action_tokens'] = 2
+    with self.assertRaisesRegex(ConfigError, 'trunk.num_action_tokens: expected at least the 3'):
+      experiment_lib.build(config, frames)
+    config['trunk']['num_action_tokens'] = None
+    self.assertEqual(experiment_lib.build(config, frames).queries.embodied, first + 3)
+    # All of its episodes train, so that there is no split to evaluate.
+    self.assertEmpty(config['eval_splits'])
 
   @parameterized.parameters(
       ({'encoder': {'tubelet_size': 3}}, 'data.frames: expected a multiple of tubelet_size=3'),
@@ -195,6 +226,13 @@ class CheckTest(parameterized.TestCase):
       ({'world_model': {'context_encoding': 'causal'}}, 'world_model.context_encoding: expected'),
       ({'world_model': {'beta': -1.0}}, 'world_model.beta: expected at least 0'),
       ({'prompt': {'words': ()}}, 'prompt: expected either words or tokenizer'),
+      ({'prompt': {'num_embodied': 0}}, 'prompt.num_embodied: expected at least 1, got 0'),
+      ({'prompt': {'robot': '{instruction}{actions}'}}, 'prompt.robot: expected {e_actions} for'),
+      ({'predictor': {'num_heads': 5}}, 'predictor.num_heads: expected a divisor of width=12'),
+      ({'head': {'num_heads': 0}}, 'head.num_heads: expected at least 1, got 0'),
+      ({'head': {'num_heads': 3}}, 'head.num_heads: expected a divisor of width=8, got 3'),
+      ({'head': {'width': 9, 'num_heads': 3}}, 'head.width: expected an even number, got 9'),
+      ({'data': {'horizon': 8}}, 'head.max_positions: expected at least data.horizon=8, got 4'),
       ({'rollout': {'executes': 2}}, "rollout: unknown key 'executes'"),
       ({'head': {'name': 'flaw'}}, "head.name: .* did you mean 'flow'"))
   def test_mistakes(self, change, message):
