@@ -1,9 +1,8 @@
 """GloVe word vectors (Pennington et al. 2014, EMNLP): text files, a word and floats a line."""
-import pathlib
-
 import numpy as np
 
 from jaxlab.config import ConfigError
+from jaxlab.data.documents import read_lines
 
 
 def read_vectors(path, words):
@@ -18,27 +17,22 @@ def read_vectors(path, words):
 
   Raises:
     ConfigError: no such file.
-    ValueError: a bad line; the message names file and line.
+    ValueError: a bad line, or bytes that are no UTF-8; the message names file and line.
   """
-  path, found, width = pathlib.Path(path), {}, None
-  if not path.exists():
-    raise ConfigError(f'{path}: no such file')
-  with open(path, encoding='utf-8', newline='\n') as file:
-    for number, line in enumerate(file, 1):
-      line = line.rstrip('\r\n')
-      if width is None:
-        width = len(line.split(' ')) - 1
-      word, *numbers = line.rsplit(' ', width)
-      if len(numbers) != width or not width or not word:
-        raise ValueError(f'{path}:{number}: expected a word and {width} floats, got {line[:60]!r}')
-      if word in words and word not in found:
-        try:
-          found[word] = np.array(numbers, np.float32)
-        except ValueError as error:
-          raise ValueError(f'{path}:{number}: expected {width} floats after the word: '
-                           f'{error}') from error
+  found, width = {}, None
+  for where, line in read_lines(path):
+    if width is None:
+      width = len(line.split(' ')) - 1
+    word, *numbers = line.rsplit(' ', width)
+    if len(numbers) != width or not width or not word:
+      raise ValueError(f'{where}: expected a word and {width} floats, got {line[:60]!r}')
+    if word in words and word not in found:
+      try:
+        found[word] = np.array(numbers, np.float32)
+      except ValueError as error:
+        raise ValueError(f'{where}: expected {width} floats after the word: {error}') from error
   if width is None:
-    raise ValueError(f'{path}:1: expected a word and floats, got an empty file')
+    raise ValueError(f'{path}: line 1: expected a word and floats, got an empty file')
   return found
 
 

@@ -1,14 +1,19 @@
 """Token ids of text: tokenizers from local files, padded arrays, batches of like lengths."""
+import io
 import json
 import pathlib
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxlab.config import ConfigError, require
+from jaxlab.config import ConfigError, check_type, require
 
 BUCKETS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 SPECIAL = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')
+# Argument of BertNormalizer: (key of tokenizer_config.json, type, default).
+_NORMALIZER = {'lowercase': ('do_lower_case', bool, True),
+               'strip_accents': ('strip_accents', bool | None, None),
+               'handle_chinese_chars': ('tokenize_chinese_chars', bool, True)}
 
 
 class Tokens(NamedTuple):
@@ -30,13 +35,14 @@ def load_tokenizer(path):
   Args:
     path: a folder with tokenizer.json, vocab.txt (WordPiece) or vocab.json and merges.txt
       (RoBERTa's byte-level BPE), looked for in this order, or a file tokenizer.json or vocab.txt.
-      Beside a vocab.txt, tokenizer_config.json says whether to lower-case; by default yes.
+      Beside a vocab.txt, tokenizer_config.json may have do_lower_case and tokenize_chinese_chars,
+      by default true, and strip_accents, by default as do_lower_case.
 
   Returns:
     A `tokenizers.Tokenizer`.
 
   Raises:
-    ConfigError: no such files, or the package is not installed.
+    ConfigError: no such files, the package is not installed, or a setting of another type.
     ValueError: files that are no UTF-8, no tokenizer, or lack the special tokens.
   """
   path = pathlib.Path(path)
@@ -116,7 +122,7 @@ def train_wordpiece(texts, vocab_size, *, lowercase=True):
     lowercase: whether case and accents are dropped.
   """
   t, texts = _tokenizers(), list(texts)
-  tokenizer = _bert_pipeline(t.models.WordPiece(unk_token='[UNK]'), lowercase)
+  tokenizer = _bert_pipeline(t.models.WordPiece(unk_token='[UNK]'), lowercase=lowercase)
   found = {c for one in texts for c in tokenizer.normalizer.normalize_str(one) if not c.isspace()}
   # The trainer numbers inner characters in an order that changes from run to run, and breaks ties
   # by these numbers. Told them as special tokens it takes ours, so the vocabulary is reproducible.
@@ -125,7 +131,7 @@ def train_wordpiece(texts, vocab_size, *, lowercase=True):
                                         special_tokens=[*SPECIAL, *alphabet])
   tokenizer.train_from_iterator(texts, trainer)
   model = t.models.WordPiece(tokenizer.get_vocab(), unk_token='[UNK]')
-  tokenizer = _bert_pipeline(model, lowercase)
+  tokenizer = _bert_pipeline(model, lowercase=lowercase)
   _add_special_tokens(tokenizer)
   return tokenizer
 
@@ -190,7 +196,8 @@ def _read_utf8(path):
 
 def _wordpiece(path, text):
   vocabulary = {}
-  for number, token in enumerate(text.splitlines(), 1):
+  for number, line in enumerate(io.StringIO(text), 1):  # a token may have U+2028 in it
+    token = line.rstrip('\r\n')
     if token in vocabulary:
       raise ValueError(f'{path}: line {number}: expected each token once, got {token!r} again')
     vocabulary[token] = number - 1
@@ -205,16 +212,21 @@ def _wordpiece(path, text):
       settings = json.loads(_read_utf8(config))
     except json.JSONDecodeError as error:
       raise ValueError(f'{config}: line {error.lineno}: expected json: {error.msg}') from error
+  check_type(settings, dict, str(config))
+  options = {}
+  for name, (key, kind, default) in _NORMALIZER.items():
+    options[name] = settings.get(key, default)
+    check_type(options[name], kind, f'{config}: {key}')
   model = _tokenizers().models.WordPiece(vocabulary, unk_token='[UNK]')
-  tokenizer = _bert_pipeline(model, settings.get('do_lower_case', True))
+  tokenizer = _bert_pipeline(model, **options)
   _add_special_tokens(tokenizer)
   return tokenizer
 
 
-def _bert_pipeline(model, lowercase):
+def _bert_pipeline(model, **options):
   t = _tokenizers()
   tokenizer = t.Tokenizer(model)
-  tokenizer.normalizer = t.normalizers.BertNormalizer(lowercase=lowercase)
+  tokenizer.normalizer = t.normalizers.BertNormalizer(**options)
   tokenizer.pre_tokenizer = t.pre_tokenizers.BertPreTokenizer()
   tokenizer.decoder = t.decoders.WordPiece()
   return tokenizer

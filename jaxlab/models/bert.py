@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlab.models.bert_config import ACTIVATIONS, BertConfig
 from jaxlab.nn.attention import HIDDEN, mask_bias
@@ -51,10 +52,14 @@ def pool(output, mask, how):
 
   Args:
     output: Output.
-    mask: [B, S] of the tokens; a row without any gives zeros under 'mean' and 'first_last_avg'.
+    mask: [B, S] of the tokens; a row without any gives zeros under 'mean', 'first_last_avg' and
+      'max'.
     how: 'cls', the last state of the first token (SimCSE's cls_before_pooler); 'pooler', its tanh
       layer; 'mean' over the tokens, special ones too; 'first_last_avg', the mean of (embeddings +
       last state) / 2; 'max' over the tokens.
+
+  Raises:
+    ValueError: another `how`, or 'pooler' of a model without one.
   """
   weights = mask.astype(jnp.float32)[..., None]
   mean = lambda x: (jnp.sum(x.astype(jnp.float32) * weights, 1) /
@@ -62,14 +67,31 @@ def pool(output, mask, how):
   if how == 'cls':
     return output.last[:, 0]
   if how == 'pooler':
+    if output.pooled is None:
+      raise ValueError("pooler: expected another one than 'pooler' of a model without that layer")
     return output.pooled
   if how == 'mean':
     return mean(output.last)
   if how == 'first_last_avg':
     return mean((output.hidden_states[0] + output.last) / 2)
   if how == 'max':
-    return jnp.max(jnp.where(weights > 0, output.last.astype(jnp.float32), HIDDEN), 1)
+    best = jnp.max(jnp.where(weights > 0, output.last.astype(jnp.float32), HIDDEN), 1)
+    return jnp.where(jnp.any(weights > 0, 1), best, 0)
   raise ValueError(f'pooler: expected one of {", ".join(POOLERS)}, got {how!r}')
+
+
+def from_host(pretrained, like):
+  """Pretrained parameters that are read on the host when the program runs, for a Task's `init`.
+
+  As constants they would be compiled into the program.
+
+  Args:
+    pretrained: pytree of NumPy arrays of any dtype.
+    like: pytree of arrays of the same shapes, and of the dtypes to convert to.
+  """
+  shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
+  fetch = lambda: jax.tree.map(lambda x, s: np.asarray(x, s.dtype), pretrained, shapes)
+  return jax.pure_callback(fetch, shapes)
 
 
 def roberta_positions(ids, pad_token_id):
@@ -156,6 +178,9 @@ class Bert(nn.Module):
 
     Returns:
       Output.
+
+    Raises:
+      ValueError: more tokens than the model has positions, where `position_ids` are not given.
     """
     c = self.config
     batch, length = (ids.shape if inputs_embeds is None else inputs_embeds.shape)[:2]
@@ -180,10 +205,13 @@ class Bert(nn.Module):
     return Output(hidden_states, pooled, keys_values)
 
   def positions(self, ids, position_ids, length):
-    """The position ids [B or 1, S] that `__call__` uses."""
+    """The position ids [B or 1, S] that `__call__` uses; see there."""
     c = self.config
     if position_ids is not None:
       return position_ids
+    if length > c.max_length:  # a row beyond the table would be NaN
+      raise ValueError(f'ids: expected at most {c.max_length} tokens, as there are positions, got '
+                       f'{length}')
     if c.is_roberta and ids is not None:
       return roberta_positions(ids, c.pad_token_id)
     first = c.pad_token_id + 1 if c.is_roberta else 0

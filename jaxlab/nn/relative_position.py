@@ -1,8 +1,7 @@
 """Relative positions in buckets that grow with the distance (T5, arXiv 1910.10683)."""
-import math
-
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 
 
 def relative_position_bucket(delta, num_buckets, max_distance):
@@ -14,18 +13,22 @@ def relative_position_bucket(delta, num_buckets, max_distance):
     max_distance: distance from which on all is one bucket.
 
   Returns:
-    int32 in 0..B - 1. The logarithm is float32, as in the reference, which decides at the edges.
+    int32 in 0..B - 1. Logarithm and division are float32, as in the reference, which decides at the
+    edges; they are taken on the host, for XLA's differ in the last bit.
 
   >>> relative_position_bucket(jnp.array([-300, -9, -1, 0, 1, 9, 300]), 32, 128).tolist()
   [15, 8, 1, 0, 17, 24, 31]
   """
   half = num_buckets // 2
   exact = half // 2
-  distance = jnp.abs(delta)
-  far = jnp.log(jnp.maximum(distance, exact).astype(jnp.float32) / exact)
-  far = exact + (far / math.log(max_distance / exact) * (half - exact)).astype(jnp.int32)
-  bucket = jnp.where(distance < exact, distance, jnp.minimum(far, half - 1))
-  return (bucket + jnp.where(delta > 0, half, 0)).astype(jnp.int32)
+  distance = np.arange(max_distance + 1)
+  ratio = (np.maximum(distance, exact) / exact).astype(np.float32)
+  # By way of float64 the logarithm is rounded alike on every machine.
+  log = lambda x: np.log(np.float64(x)).astype(np.float32)
+  far = exact + (log(ratio) / log(max_distance / exact) * (half - exact)).astype(np.int32)
+  table = np.where(distance < exact, distance, np.minimum(far, half - 1)).astype(np.int32)
+  bucket = jnp.asarray(table)[jnp.minimum(jnp.abs(delta), max_distance)]
+  return bucket + jnp.where(delta > 0, half, 0)
 
 
 class RelativePositionBias(nn.Module):

@@ -40,6 +40,27 @@ class FilesTest(parameterized.TestCase):
     self.assertEqual(self.words(text.load_tokenizer(self.folder), 'Man man'),
                      ['[CLS]', '[UNK]', 'man', '[SEP]'])
 
+  def test_lines_of_a_vocabulary_end_at_newlines_only(self):
+    odd = ['x\x85y', '\u2028', 'x\u2029']
+    for end in ('\n', '\r\n'):
+      path = self.write('vocab.txt', end.join([*text.SPECIAL, *odd, 'b']) + end)
+      self.assertEqual(text.load_tokenizer(path).token_to_id('b'), 8)
+
+  def test_settings_beside_a_vocabulary(self):
+    path = self.write('vocab.txt', '\n'.join([*text.SPECIAL, 'cafe', 'café', '中', '文', '中文']))
+    for settings, expected in (
+        ('{"strip_accents": null}', ['cafe', '中', '文']),
+        ('{"strip_accents": false}', ['café', '中', '文']),
+        ('{"do_lower_case": false, "strip_accents": true}', ['[UNK]', '中', '文']),
+        ('{"tokenize_chinese_chars": false}', ['cafe', '中文'])):
+      self.write('tokenizer_config.json', settings)
+      self.assertEqual(self.words(text.load_tokenizer(path), 'Café 中文')[1:-1], expected)
+    for settings, message in (('{"strip_accents": "no"}', 'strip_accents: expected bool'),
+                              ('[1]', 'expected dict')):
+      self.write('tokenizer_config.json', settings)
+      with self.assertRaisesRegex(ConfigError, f'tokenizer_config.json: {message}'):
+        text.load_tokenizer(path)
+
   def test_pairs_and_padding(self):
     self.write('vocab.txt', VOCABULARY)
     tokenizer = text.load_tokenizer(self.folder)

@@ -125,6 +125,20 @@ class GoldenTest(parameterized.TestCase):
         golden()[f'{key}_delta'], buckets, distance)
     np.testing.assert_array_equal(found, golden()[f'{key}_bucket'])
 
+  def test_odd_halves_of_buckets(self):
+    # Of five buckets a side two are exact, the others begin at 2, 2 * 50^(1/3), 2 * 50^(2/3).
+    delta = np.array([-99, -28, -27, -8, -7, -1, 0, 1, 2, 7, 8, 27, 28])
+    np.testing.assert_array_equal(relative_position_bucket(delta, 10, 100),
+                                  [4, 4, 3, 3, 2, 1, 0, 6, 7, 7, 8, 8, 9])
+    self.assertEqual(dataclasses.replace(SMALL, rel_pos_bins=10).rel_pos_bins, 10)
+
+  @parameterized.parameters(jax.jit, lambda f, **_: f)
+  def test_distances_that_are_edges_of_buckets(self, compiled):
+    # log(20 / 2) / log(200 / 2) is 1 / 2: the second of two buckets begins at 20.
+    delta = np.array([-21, -20, -19, 19, 20, 21])
+    found = compiled(relative_position_bucket, static_argnums=(1, 2))(delta, 8, 200)
+    np.testing.assert_array_equal(found, [3, 3, 2, 6, 7, 7])
+
   @parameterized.parameters({'hidden_act': 'gelu_new'}, {'layer_norm_eps': 1e-6})
   def test_the_wrong_details_break_parity(self, **changes):
     self.assertLess(bert_error(bert_config()), TOLERANCE)
@@ -290,6 +304,25 @@ class HooksTest(parameterized.TestCase):
   def test_unknown_pooler(self):
     with self.assertRaisesRegex(ValueError, "pooler: expected one of cls, .*, got 'min'"):
       bert.pool(None, MASK, 'min')
+    x = jnp.ones((2, 3, 4))
+    with self.assertRaisesRegex(ValueError, "pooler: expected another one than 'pooler'"):
+      bert.pool(bert.Output((x, x), None, None), np.ones((2, 3)), 'pooler')
+
+  @parameterized.parameters('mean', 'first_last_avg', 'max')
+  def test_a_row_without_tokens_is_zero(self, how):
+    x = -jnp.ones((2, 3, 4))
+    found = bert.pool(bert.Output((x, x), None, None), np.array([[0, 0, 0], [1, 1, 0]]), how)
+    np.testing.assert_array_equal(found, [[0] * 4, [-1] * 4])
+
+  @parameterized.parameters(('bert', 12), ('roberta', 11))
+  def test_more_tokens_than_positions(self, family, most):
+    model = bert.Bert(dataclasses.replace(SMALL, model_type=family))
+    init = lambda length, **options: jax.eval_shape(
+        lambda: model.init(jax.random.key(0), jnp.ones((1, length), jnp.int32), **options))
+    init(most)
+    with self.assertRaisesRegex(ValueError, f'ids: expected at most {most} tokens.*got {most + 1}'):
+      init(most + 1)
+    init(most + 1, position_ids=jnp.zeros((1, most + 1), jnp.int32))  # the caller knows
 
 
 class LayoutTest(parameterized.TestCase):
@@ -390,7 +423,7 @@ class ConfigTest(parameterized.TestCase):
       ({'hidden_act': 'swish'}, "hidden_act: unknown name 'swish'"),
       ({'hidden_size': 15}, 'hidden_size: expected a multiple of num_attention_heads=4, got 15'),
       ({'hidden_dropout_prob': 1.0}, r'hidden_dropout_prob: expected a rate in \[0, 1\)'),
-      ({'rel_pos_bins': 6}, 'rel_pos_bins: expected a multiple of 4'),
+      ({'rel_pos_bins': 2}, 'rel_pos_bins: expected 0 or an even number of at least 4'),
       ({'num_hidden_layers': 'two'}, 'num_hidden_layers: expected int'))
   def test_what_cannot_be_read(self, changes, message):
     described = {**checkpoint_config(SMALL, 'BertModel'), **changes}

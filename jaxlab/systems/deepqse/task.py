@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxlab import config as config_lib
 from jaxlab.data import pipeline, text
-from jaxlab.models import bert_weights
+from jaxlab.models import bert, bert_weights
 from jaxlab.systems.deepqse import data as data_lib
 from jaxlab.systems.deepqse import metrics
 from jaxlab.systems.deepqse.model import (
@@ -351,9 +351,7 @@ def _pretrained(params, encoder):
     given = {name: encoder[name] for name in tree if name in encoder}
     # The position table is the pretrained one too; a document encoder has no word table.
     given['embeddings'] = {name: encoder['embeddings'][name] for name in tree['embeddings']}
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
-    return jax.pure_callback(
-        lambda: jax.tree.map(lambda x, s: np.asarray(x, s.dtype), given, shapes), shapes)
+    return bert.from_host(given, tree)
 
   started = {name: start(tree) for name, tree in params.items() if name.endswith('encoder')}
   ranker = params['ranker']

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlab.systems.hybrid_encoder.model import own_params
+
 
 class Sizes(NamedTuple):
   """What the formulas need.
@@ -84,8 +86,7 @@ def request(kind, net, encoders, candidates, *, cached=True):
     cached: see `multiply_adds`.
   """
   def run(params, user, ads):
-    apply = lambda method, *x: net.apply({'params': {
-        name: params[name] for name in ('siamese', 'ranker')}}, *x, method=method)
+    apply = lambda method, *x: net.apply({'params': own_params(params)}, *x, method=method)
     pages = user['pages'] if cached else encoders.pages(params, user['features'])
     mask = jnp.ones((1, len(pages)), bool)
     vector = apply('user_retrieval', pages[None], mask)

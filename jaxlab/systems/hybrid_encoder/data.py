@@ -5,9 +5,9 @@ id, history, clicked ad id, shown ad ids separated by spaces, time in seconds si
 history is joined by \\x01, oldest first, and may be empty; an entry is a page id of pages.tsv or
 the title of a page, which then has a space in it; any other is unknown, counted and left out.
 UTF-8, no header, no quoting. Pages and ads are numbered from 1 in the order of the files, titles
-that stand in a history follow; 0 is padding. The last day is the test split, the day before it
-validation. A history that holds the landing page of its clicked ad, a page of the ad's title, gives
-the click away and is a malformed row.
+that stand in a history follow; 0 is padding. An id that comes again must have the same columns. The
+last day is the test split, the day before it validation. A history that holds the landing page of
+its clicked ad, a page of the ad's title, gives the click away and is a malformed row.
 """
 import contextlib
 import dataclasses
@@ -19,9 +19,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxlab import config as config_lib
 from jaxlab.data import builders, mind
 from jaxlab.data.array_record import ArrayRecordBuilder
+from jaxlab.data.glue import read_tsv
 from jaxlab.data.news import Ragged
 from jaxlab.data.rows import parse_rows
 from jaxlab.systems.hybrid_encoder import demo
@@ -72,9 +72,11 @@ def read_rows(path, names, parse, *, on_bad_row='raise'):
     names: of its columns.
     parse: (file and line, list of strings) -> row; raises ValueError for a bad one.
     on_bad_row: see `rows.parse_rows`.
-  """
-  config_lib.require(path.is_file(), str(path), 'a file', 'nothing')
 
+  Raises:
+    ConfigError: there is no such file.
+    ValueError: bytes that are no UTF-8; a malformed row under 'raise'.
+  """
   def checked(where, columns):
     if len(columns) != len(names):
       raise ValueError(f'{where}: expected {len(names)} tab-separated columns '
@@ -83,12 +85,21 @@ def read_rows(path, names, parse, *, on_bad_row='raise'):
       raise ValueError(f'{where}: {names[0]}: expected an id, got nothing')
     return parse(where, columns)
 
-  def lines():
-    with open(path, encoding='utf-8', newline='\n') as file:
-      for number, line in enumerate(file, 1):
-        yield f'{path}:{number}', line.rstrip('\r\n').split('\t')
+  return parse_rows(read_tsv(path), checked, on_bad_row=on_bad_row, where=str(path))
 
-  return parse_rows(lines(), checked, on_bad_row=on_bad_row, where=str(path))
+
+def _consistent(name):
+  """The `parse` of rows in which an id, the column `name`, has the same other columns each time."""
+  first = {}
+
+  def parse(where, columns):
+    known = first.setdefault(columns[0], columns)
+    if known != columns:
+      raise ValueError(f'{where}: {name}: expected {columns[0]!r} once, or as before {known[1:]}, '
+                       f'got {columns[1:]}')
+    return columns
+
+  return parse
 
 
 def read_folder(folder, *, on_bad_row='raise'):
@@ -96,16 +107,17 @@ def read_folder(folder, *, on_bad_row='raise'):
 
   Raises:
     ConfigError: a file is missing.
-    ValueError: a malformed row under 'raise', naming file, line, column and what was expected.
+    ValueError: a malformed row under 'raise', naming file, line, column and what was expected;
+      bytes that are no UTF-8.
   """
   folder = pathlib.Path(folder)
-  keep = lambda where, columns: columns
-  read = lambda name, parse=keep: read_rows(folder / f'{name}.tsv', FILES[name], parse,
-                                            on_bad_row=on_bad_row)
+  read = lambda name, parse: read_rows(folder / f'{name}.tsv', FILES[name], parse,
+                                       on_bad_row=on_bad_row)
+  texts = lambda name: read(name, _consistent(FILES[name][0]))
   ads, numbers, titles = {}, {}, []
-  for ad, title, description, _ in read('ads'):
+  for ad, title, description, _ in texts('ads'):
     ads.setdefault(ad, (len(ads) + 1, title, description))
-  for page, title in read('pages'):
+  for page, title in texts('pages'):
     if page not in numbers:
       titles.append(title)
       numbers[page] = len(titles)

@@ -23,11 +23,13 @@ class Index:
     fingerprint: of the parameters that made the vectors, see `serving.fingerprint`.
     backend: 'exact', by all products, ties by the lower id; or 'faiss' (pip install
       'jaxlab[ann]'), which may miss some.
-    factory: faiss' description of its structure, such as 'Flat', 'IVF128,Flat' or 'HNSW32'.
-    probes: lists of IVF or candidates of HNSW that a search of 'faiss' looks at; 0 for its default.
+    factory: faiss' description of its structure, such as 'Flat', 'IVF128,Flat' or 'HNSW32', without
+      IDMap: the ids are kept here.
+    probes: lists of IVF or candidates of HNSW that a search of 'faiss' looks at; 0 for its default,
+      and for structures that have neither.
 
   Raises:
-    ConfigError: shapes that do not fit, ids that occur twice, faiss is not installed.
+    ConfigError: shapes that do not fit, ids that occur twice, a backend that is not known.
   """
 
   def __init__(self, vectors, ids, fingerprint=0, *, backend: Literal['exact', 'faiss'] = 'exact',
@@ -72,7 +74,10 @@ class Index:
       k: at most the number of vectors.
 
     Returns:
-      (ids int64 [Q, k], scores float32 [Q, k]).
+      (ids int64 [Q, k], scores float32 [Q, k]). Where 'faiss' finds fewer, the last ids are -1.
+
+    Raises:
+      ConfigError: a k that is not there; faiss is not installed, or cannot make the structure.
     """
     require(1 <= k <= len(self), 'k', f'1 to {len(self)}, the vectors of the index', k)
     queries = np.asarray(queries, np.float32)
@@ -98,15 +103,31 @@ class Index:
     except ImportError as error:
       raise ConfigError("backend 'faiss' needs: pip install 'jaxlab[ann]'") from error
     if self._built is None:
-      built = faiss.index_factory(self.vectors.shape[1], self._factory, faiss.METRIC_INNER_PRODUCT)
-      built.train(self.vectors)
-      built.add(self.vectors)
-      if self._probes:
-        name = 'efSearch' if self._factory.startswith('HNSW') else 'nprobe'
-        faiss.ParameterSpace().set_index_parameter(built, name, self._probes)
-      self._built = built
+      self._built = self._build(faiss)
     scores, places = self._built.search(queries, k)
     return np.where(places >= 0, self.ids[places], -1), scores
+
+  def _build(self, faiss):
+    """The structure of faiss; its messages end in the reason, behind the place in its source."""
+    count, width = self.vectors.shape
+    try:
+      built = faiss.index_factory(width, self._factory, faiss.METRIC_INNER_PRODUCT)
+      built.train(self.vectors)
+      built.add(self.vectors)
+    except RuntimeError as error:
+      raise ConfigError(f'predict.factory: expected a structure of faiss for {count} vectors of '
+                        f'{width} numbers, got {self._factory!r}: '
+                        f'{str(error).rpartition(": ")[2]}') from error
+    if self._probes:
+      # The lists of an IVF may be found by an HNSW, as in 'IVF128_HNSW32,Flat'.
+      graph = 'HNSW' in self._factory and 'IVF' not in self._factory
+      try:
+        faiss.ParameterSpace().set_index_parameter(built, 'efSearch' if graph else 'nprobe',
+                                                   self._probes)
+      except RuntimeError as error:
+        raise ConfigError(f'predict.probes: expected 0 with factory {self._factory!r}, which has '
+                          f'neither IVF nor HNSW, got {self._probes}') from error
+    return built
 
   def save(self, path):
     """Writes vectors, ids and settings to an .npz file."""

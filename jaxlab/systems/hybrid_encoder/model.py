@@ -150,6 +150,11 @@ class HybridRanker(nn.Module):
     return self.score(self.ad(tokens, token_mask)[0], *self.user(pages), mask)
 
 
+def own_params(params):
+  """Those of `params` that a HybridEncoder reads; a part of pools without weights has none."""
+  return {name: params[name] for name in ('siamese', 'ranker') if name in params}
+
+
 class HybridEncoder(nn.Module):
   """The two steps over one parameter tree {'siamese', 'ranker'}.
 

@@ -20,10 +20,15 @@ from jaxlab.data import news as news_data
 from jaxlab.metrics import retrieval
 from jaxlab.models.bert import Bert
 from jaxlab.models.bert_config import BertConfig
-from jaxlab.systems.hybrid_encoder import cost, demo, rankers
+from jaxlab.systems.hybrid_encoder import cost, demo, rankers, serving
 from jaxlab.systems.hybrid_encoder import data as data_lib
 from jaxlab.systems.hybrid_encoder import task as task_lib
-from jaxlab.systems.hybrid_encoder.model import HybridEncoder, HybridRanker, Siamese
+from jaxlab.systems.hybrid_encoder.model import (
+    HybridEncoder,
+    HybridRanker,
+    Siamese,
+    own_params,
+)
 from jaxlab.train import claims, figures, stepping, task_gradient
 
 SEEDS, ADS = 3, 200
@@ -289,7 +294,11 @@ def measure(seeds):
 
 
 def measure_cost(stage, trained, cached):
-  """{k: {kind: {'multiply_adds', 'ms'}}} of whole requests with one seed's checkpoints."""
+  """What whole requests cost with one seed's checkpoints.
+
+  Returns:
+    ({k: {kind: {'multiply_adds', 'ms'}}}, {'ad', 'user': bytes of the cache of one}).
+  """
   times = CORPUS // ADS
   tile = lambda x: jnp.asarray(np.concatenate([np.asarray(x)[1:]] * times))
   nets = {'siamese': HybridEncoder(SIAMESE, ARMS['hybrid'].ranker),
@@ -301,8 +310,7 @@ def measure_cost(stage, trained, cached):
                    'ranker': jax.tree.map(lambda x: x[0], trained[ranker[kind]])} for kind in nets}
   states, mask = (np.asarray(stage.constants['ads'][name]) for name in ('states', 'mask'))
   apply = lambda method, *x: nets['hybrid'].apply(
-      {'params': {name: params['hybrid'][name] for name in ('siamese', 'ranker')}}, *x,
-      method=method)
+      {'params': own_params(params['hybrid'])}, *x, method=method)
   history = stage.test['history'][0]
   pages = jnp.asarray(stage.constants['pages']['vectors'][history])
   keys, values = apply('user_keys', pages)
@@ -311,6 +319,8 @@ def measure_cost(stage, trained, cached):
   ads = {'vectors': tile(apply('ad_retrieval', states, mask)),
          'codes': tile(apply('ad_codes', states, mask)[0]), 'states': tile(states),
          'mask': tile(mask), 'features': jax.tree.map(tile, stage.texts['ads'])}
+  kept = serving.AdCache(np.arange(CORPUS), ads['vectors'], ads['codes'], 0)
+  cache = {'ad': kept.bytes_per_ad(), 'user': pages.nbytes + keys.nbytes + values.nbytes}
   report = {}
   for k in COST_AT:
     sizes = cost.Sizes(CORPUS, k, len(history), demo.TITLE, WIDTH, CODES, QUERIES,
@@ -321,11 +331,11 @@ def measure_cost(stage, trained, cached):
       run = cost.request(kind, net, encoders, k, cached=warm)
       report[k][kind] = {'multiply_adds': cost.multiply_adds(kind, sizes, cached=warm),
                          'ms': cost.milliseconds(run, params[kind], user, ads)}
-  return report
+  return report, cache
 
 
-def judge(stages, curves, costs, ablate):
-  """The claims."""
+def judge(stages, curves, costs, cache, ablate):
+  """The claims; `costs` and `cache` are those of `measure_cost`."""
   last = lambda arm, what='top1': curves[arm][what][:, -1]
   ours = 'siamese' if ablate else 'hybrid'
   mean = lambda arm, what='top1': f'{last(arm, what).mean():.3f}'
@@ -362,6 +372,10 @@ def judge(stages, curves, costs, ablate):
         f'cost of a request: {CORPUS} ads, {k} candidates', 'not available', '; '.join(
             f'{kind} {one["multiply_adds"] / 1e6:.2f} M multiply-adds, {one["ms"]:.2f} ms'
             for kind, one in costs[k].items()), claims.NOT_JUDGED))
+  table.append(claims.Claim(
+      'cached of an ad (codes and vector) and of a user (vectors, keys, values of the pages)',
+      'not available', f'{cache["ad"] / 1e6:.6f} and {cache["user"] / 1e6:.6f} MB',
+      claims.NOT_JUDGED))
   for what, text in (('list_mrr', f'MRR of the click among {1 + EVAL_HARD}'),
                      ('hit', 'after both steps: the first ad is one that the user clicks'),
                      ('mrr', 'after both steps: MRR of the first such ad')):
@@ -373,7 +387,7 @@ def main(seed, workdir, ablate):
   """Prints the table, writes results.json and figure.png; True unless a claim does not hold."""
   seeds = [seed * 1000 + i for i in range(SEEDS)]
   stages, curves, trained = measure(seeds)
-  costs = measure_cost(stages[0], trained, not ablate)
+  costs, cache = measure_cost(stages[0], trained, not ablate)
   steps = np.arange(1, POINTS + 1) * STEPS_2 // POINTS
   figures.compare({arm: (steps, values['top1']) for arm, values in curves.items()},
                   pathlib.Path(workdir) / 'figure.png', xlabel='step of stage 2',
@@ -381,6 +395,6 @@ def main(seed, workdir, ablate):
   plain = {arm: {name: values.tolist() for name, values in by_name.items()}
            for arm, by_name in curves.items()}
   results = {'seeds': seeds, 'recall': [stage.recall for stage in stages], 'arms': plain,
-             'costs': {str(k): by_kind for k, by_kind in costs.items()}}
-  return claims.report('hybrid_encoder', judge(stages, curves, costs, ablate), results, workdir,
-                       seed=seed, ablate=ablate)
+             'costs': {str(k): by_kind for k, by_kind in costs.items()}, 'cache_bytes': cache}
+  return claims.report('hybrid_encoder', judge(stages, curves, costs, cache, ablate), results,
+                       workdir, seed=seed, ablate=ablate)

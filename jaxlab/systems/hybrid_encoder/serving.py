@@ -3,6 +3,8 @@
 Ads are encoded offline, pages once when they are browsed; no text encoder runs at request time. The
 rank score means something inside the retrieved list only: it is never searched with.
 """
+import dataclasses
+import functools
 import pathlib
 from typing import NamedTuple
 
@@ -11,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlab import config as config_lib
+from jaxlab.data.glue import read_tsv
 from jaxlab.systems.hybrid_encoder import task as task_lib
 from jaxlab.systems.hybrid_encoder.data import ClickParser
 from jaxlab.systems.hybrid_encoder.index import Index
+from jaxlab.systems.hybrid_encoder.model import own_params
 from jaxlab.train.checkpoints import fingerprint as tree_fingerprint
 from jaxlab.train.checkpoints import flatten
 
@@ -57,13 +61,14 @@ class UserCache(NamedTuple):
     return np.arange(len(self.pages)) < self.count
 
 
-class Server(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Server:
   """The functions of one model.
 
   Attributes:
     net: HybridEncoder whose ranker is the hybrid one.
     encoders: task.Encoders.
-    params: {'text', 'siamese', 'ranker'}.
+    params: {'text', 'siamese', 'ranker'}; a part without parameters may be missing.
   """
   net: object
   encoders: task_lib.Encoders
@@ -71,8 +76,17 @@ class Server(NamedTuple):
 
   def apply(self, method, *arguments):
     """A method of the HybridEncoder, compiled once for each shape."""
-    model = {'siamese': self.params['siamese'], 'ranker': self.params['ranker']}
-    return _apply(self.net, method, model, *arguments)
+    return _apply(self.net, method, own_params(self.params), *arguments)
+
+  @functools.cached_property
+  def retrieval_version(self):
+    """`fingerprint` of the vectors of retrieval; all weights of the text encoder are read once."""
+    return fingerprint(self.params)
+
+  @functools.cached_property
+  def ranking_version(self):
+    """`fingerprint` of the codes of ranking."""
+    return fingerprint(self.params, ranking=True)
 
 
 def _apply_method(net, method, params, *arguments):
@@ -89,7 +103,7 @@ def fingerprint(params, *, ranking=False):
     params: {'text', 'siamese', 'ranker'}.
     ranking: for the codes of the ranking step instead of the vectors of retrieval.
   """
-  tower = params['ranker']['ad'] if ranking else params['siamese'].get('ad_pool', {})
+  tower = params['ranker']['ad'] if ranking else params.get('siamese', {}).get('ad_pool', {})
   parts = {'text': params.get('text', {}), 'tower': tower}
   return tree_fingerprint(jax.tree.map(np.asarray, parts)) if flatten(parts) else 0
 
@@ -104,18 +118,18 @@ def build_ad_cache(server, features, ids):
   """
   def one(part):
     tokens, mask = server.encoders.ads(server.params, part)
-    apply = lambda method: _apply_method(server.net, method, {
-        'siamese': server.params['siamese'], 'ranker': server.params['ranker']}, tokens, mask)
+    apply = lambda method: _apply_method(server.net, method, own_params(server.params), tokens,
+                                         mask)
     return apply('ad_retrieval'), apply('ad_codes')[0]
 
   vectors, codes = jax.jit(lambda f: task_lib.in_chunks(one, f))(features)
   return AdCache(np.asarray(ids, np.int64), np.asarray(vectors), np.asarray(codes),
-                 fingerprint(server.params, ranking=True))
+                 server.ranking_version)
 
 
 def build_index(server, cache, **options):
   """The Index of an AdCache; `options` are those of `Index`."""
-  return Index(cache.vectors, cache.ids, fingerprint(server.params), **options)
+  return Index(cache.vectors, cache.ids, server.retrieval_version, **options)
 
 
 def user_cache(server, features, length):
@@ -150,20 +164,28 @@ def append_page(server, cache, features):
 
 
 def retrieve(server, cache, index, k):
-  """(ids [k], scores [k]) of step 1. ConfigError if the index is of other parameters."""
-  index.check(fingerprint(server.params))
+  """(ids [k], scores [k]) of step 1, fewer where faiss finds fewer.
+
+  ConfigError if the index is of other parameters.
+  """
+  index.check(server.retrieval_version)
   users = server.apply('user_retrieval', cache.pages[None], cache.mask[None])
   ids, scores = index.search(users, min(k, len(index)))
-  return ids[0], scores[0]
+  found = ids[0] >= 0
+  return ids[0][found], scores[0][found]
 
 
 def rank(server, cache, ads, ids):
-  """Rank scores float32 [k] of the ads with ids [k]. ConfigError if the codes are of other params.
+  """Rank scores float32 [k] of the ads with ids [k].
+
+  ConfigError if the codes are of other parameters, or an id is not in the cache.
   """
-  config_lib.require(ads.fingerprint == fingerprint(server.params, ranking=True), 'ad cache',
+  config_lib.require(ads.fingerprint == server.ranking_version, 'ad cache',
                      'codes of these parameters; build the cache anew', ads.fingerprint)
   order = np.argsort(ads.ids, kind='stable')
-  place = order[np.searchsorted(ads.ids, ids, sorter=order)]
+  place = order.take(np.searchsorted(ads.ids, ids, sorter=order), mode='clip')
+  missing = np.asarray(ids)[ads.ids[place] != ids]
+  config_lib.require(not len(missing), 'ids', 'ids of the ad cache', missing.tolist()[:8])
   scores = server.apply('rank_cached', ads.codes[place][None], cache.keys[None],
                         cache.values[None], cache.mask[None])
   return np.asarray(scores[0])
@@ -203,7 +225,15 @@ def predict_input(config, params, path, output):
     params: of a checkpoint.
     path: file of user id, tab, history as in clicks.tsv; page ids are those of the data.
     output: file to write.
+
+  Raises:
+    ConfigError: a ranker that has nothing to cache, no such file, or what `build` says.
+    ValueError: a malformed row, by file, line and what was expected; bytes that are no UTF-8.
   """
+  task_lib.check(config)
+  ranker = config['model'].get('ranker', {'name': 'hybrid'})['name']
+  config_lib.require(ranker == 'hybrid', 'model.ranker.name',
+                     "'hybrid', whose parts are cached, to recommend", ranker)
   net, encoders, data, _ = task_lib.build(config)
   options = task_lib.predict_options(**config.get('predict', {}))
   server = Server(net, encoders, jax.tree.map(jnp.asarray, params))
@@ -216,12 +246,11 @@ def predict_input(config, params, path, output):
   length = data.splits['train']['history'].shape[1]
   titles = list(data.titles)
   parser = ClickParser({}, {page: i for i, page in enumerate(data.ids['pages'], 1)}, titles)
-  with open(path, encoding='utf-8') as file, open(output, 'w', encoding='utf-8') as out:
-    for number, line in enumerate(file, 1):
-      columns = line.rstrip('\r\n').split('\t')
+  with open(output, 'w', encoding='utf-8') as out:
+    for where, columns in read_tsv(pathlib.Path(path)):
       if len(columns) != 2 or not columns[0]:
-        raise ValueError(f'{path}:{number}: expected 2 tab-separated columns (user id, history), '
-                         f'got {len(columns)}')
+        raise ValueError(f'{where}: expected 2 tab-separated columns (user id, history), got '
+                         f'{len(columns)}')
       pages = [titles[page - 1] for page in parser.history(columns[1])]
       tokens = data.tokenize(pages) if pages else {
           name: x[:0] for name, x in data.pages.items()}

@@ -28,6 +28,7 @@ from jaxlab.task import Loss, Task
 from jaxlab.tasks.text_classification import encoder_config
 
 CONFIG_KEYS = ('model', 'data', 'loss', 'predict')
+TITLE_LENGTH = 30  # tokens, where `config.data` says nothing else
 _NEVER = -1e9
 _CHUNK = 256  # ads or users that are encoded together outside of training
 
@@ -89,7 +90,7 @@ def text_encoders(model, pool='mean', params=None):
   Args:
     model: Bert, without a pooler.
     pool: 'mean' or 'cls', what the vector of a page is.
-    params: to start from, or None for random ones.
+    params: to start from as NumPy arrays, or None for random ones.
   """
   def run(params, features, key):
     rngs = {} if key is None else {'dropout': key}
@@ -103,10 +104,8 @@ def text_encoders(model, pool='mean', params=None):
     return run(params, features, key).last.astype(jnp.float32), features['mask'] > 0
 
   def init(key):
-    start = params
-    if start is None:
-      start = model.init(key, jnp.ones((1, 2), jnp.int32))['params']
-    return {'text': start}
+    start = model.init(key, jnp.ones((1, 2), jnp.int32))['params']
+    return {'text': start if params is None else bert.from_host(params, start)}
 
   return Encoders(pages, ads, init)
 
@@ -118,7 +117,7 @@ def check(config):
     (HybridEncoder, LossConfig, the `encoder_config` of the text).
 
   Raises:
-    ConfigError: a part is missing, an unknown name or key, a wrong type.
+    ConfigError: a part is missing, an unknown name or key, a wrong type, an impossible value.
   """
   data = config_lib.section(config, 'data')
   arguments = config_lib.check_arguments(load_data, data, 'data', drop=())
@@ -137,9 +136,28 @@ def check(config):
   net = model_lib.HybridEncoder(
       config_lib.call(model_lib.Siamese, model.get('siamese', {}), 'model.siamese', parent=None),
       config_lib.call(ranker, part, 'model.ranker', parent=None))
+  config_lib.at_least(1, net.siamese, ('queries',), 'model.siamese')
+  for least, names in ((1, ('codes', 'hidden', 'queries', 'layers', 'heads')), (0, ('width',))):
+    config_lib.at_least(least, part, [name for name in names if name in part], 'model.ranker')
   loss = config_lib.call(LossConfig, config.get('loss', {}), 'loss', drop=())
+  config_lib.require(not loss.orthogonality or isinstance(net.ranker, model_lib.HybridRanker),
+                     'loss.orthogonality', '0 with a ranker that has no codes of ads',
+                     loss.orthogonality)
   config_lib.call(predict_options, config.get('predict', {}), 'predict', drop=())
+  _, bert_config, _ = text
+  if bert_config is not None:  # otherwise `build` reads it from the folder
+    _check_fit(net, bert_config, data)
   return net, loss, text
+
+
+def _check_fit(net, bert_config, data):
+  """Raises ConfigError unless titles and ranker fit the text encoder."""
+  length = data.get('title_length', TITLE_LENGTH)
+  config_lib.require(length <= bert_config.max_length, 'data.title_length',
+                     f"at most the model's {bert_config.max_length}", length)
+  width, heads = bert_config.hidden_size, getattr(net.ranker, 'heads', 1)
+  config_lib.require(width % heads == 0, 'model.ranker.heads',
+                     f"a divisor of the text encoder's width {width}", heads)
 
 
 def predict_options(*, retrieve: int = 100, recommend: int = 10,
@@ -147,6 +165,7 @@ def predict_options(*, retrieve: int = 100, recommend: int = 10,
                     probes: int = 0, retrieval_share: float = 0.0):
   """Checks `config.predict`; see `serving.predict_input`."""
   config_lib.at_least(1, {'retrieve': retrieve, 'recommend': recommend})
+  config_lib.at_least(0, {'probes': probes})
   return {'retrieve': retrieve, 'recommend': recommend, 'backend': backend, 'factory': factory,
           'probes': probes, 'retrieval_share': retrieval_share}
 
@@ -170,7 +189,7 @@ class Data(NamedTuple):
   tokenize: Callable | None = None
 
 
-def load_data(*, name: str, history_length: int = 50, title_length: int = 30,
+def load_data(*, name: str, history_length: int = 50, title_length: int = TITLE_LENGTH,
               vocab_size: int = 8000, tokenizer: str | None = None, corpus_ranks: bool = True,
               source: str | None = None):
   """(Data, the tokenizer) of a data set of `data.DATASETS`.
@@ -210,12 +229,14 @@ def build(config):
   data, words = config_lib.call(load_data, config['data'], 'data', drop=(), source=folder)
   pool = config['model'].get('page_pool', 'mean')
   if folder is None:
-    bert_config = dataclasses.replace(bert_config, add_pooler=False, pad_token_id=0,
+    bert_config = dataclasses.replace(bert_config, add_pooler=False,
+                                      pad_token_id=text_lib.pad_id(words),
                                       vocab_size=words.get_vocab_size())
     model, params = bert.Bert(bert_config), None
   else:
     model, params = bert_weights.load(folder, **options, add_pooler=False)
   text_lib.check_vocabulary(words, model.config.vocab_size, model.config.pad_token_id, 'model.text')
+  _check_fit(net, model.config, config['data'])
   return net, text_encoders(model, pool, params), data, loss
 
 
@@ -270,8 +291,7 @@ def from_model(net, encoders, data, loss_config, *, corpus_ranks=True):
     return {'params': {**params, **model}, 'constants': tables}
 
   def model_of(params, method, *arguments):
-    return net.apply({'params': {k: params[k] for k in ('siamese', 'ranker') if k in params}},
-                     *arguments, method=method)
+    return net.apply({'params': model_lib.own_params(params)}, *arguments, method=method)
 
   def encode(kind, variables, ids, key):
     """Pages [*ids.shape, d], or states and masks [*ids.shape, L, ...] of ads, of numbers."""

@@ -248,14 +248,12 @@ def from_model(model, corpus, splits, *, positives, settings, pretrained=None):
     pretrained: parameters of the transformer as NumPy arrays, or None.
   """
   picker = None  # made when asked for: the surfaces of a large corpus take time
+  last = -1, None  # the round before and its positives
 
   def init(key):
     params = model.init(key, jnp.zeros((1, 8), jnp.int32), jnp.ones((1, 8)), train=True)['params']
     if pretrained is not None:
-      # Through a callback, or the weights would be compiled into the program as constants.
-      shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params['bert'])
-      fetch = lambda: jax.tree.map(lambda x, s: np.asarray(x, s.dtype), pretrained, shapes)
-      params = {**params, 'bert': jax.pure_callback(fetch, shapes)}
+      params = {**params, 'bert': bert.from_host(pretrained, params['bert'])}
     return {'params': params}
 
   def act(variables, batch, key):
@@ -330,15 +328,18 @@ def from_model(model, corpus, splits, *, positives, settings, pretrained=None):
     return np.concatenate([out['embeddings'] for out, _ in evaluator.predict(state, {}, rows)])
 
   def refresh(variables, key, number):
-    nonlocal picker
+    nonlocal picker, last
     picker = picker or Picker(positives, corpus)
     # The rules look at no vectors.
     vectors = embed_corpus(variables) if positives.name == 'annotated' else None
     aux, cosine = picker(vectors, key)
-    quality = evaluation.annotation_quality(aux['positive'], cosine)
+    previous = last[1] if last[0] == number - 1 else None  # a resumed run does not have them
+    quality = evaluation.annotation_quality(aux['positive'], cosine, previous)
+    last = number, aux['positive']
     nearness = '' if vectors is None else f', mean cosine {quality["cosine"]:.3f}'
-    _log.info('round %d: %.1f %% of %d sentences have a positive%s', number,
-              100 * quality['share'], len(cosine), nearness)
+    same = '' if previous is None else f', {100 * quality["agreement"]:.1f} % the one of before'
+    _log.info('round %d: %.1f %% of %d sentences have a positive%s%s', number,
+              100 * quality['share'], len(cosine), nearness, same)
     return aux
 
   return dataclasses.replace(task, refresh=refresh)

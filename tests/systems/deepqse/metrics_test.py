@@ -3,6 +3,7 @@ import numpy as np
 from absl.testing import absltest
 
 from jaxlab.systems.deepqse import baselines, cost, metrics
+from jaxlab.systems.deepqse.model import PADDING
 
 
 class MetricsTest(absltest.TestCase):
@@ -15,6 +16,13 @@ class MetricsTest(absltest.TestCase):
     found = metrics.precision_at(scores, labels, mask, (1, 3, 4, 20))
     np.testing.assert_allclose(list(found.values()), [1 / 3, 2 / 3, 1, 1])  # 20 > n hits
     self.assertEqual(list(found), ['prec@1', 'prec@3', 'prec@4', 'prec@20'])
+
+  def test_a_gold_sentence_that_stage_one_loses_is_a_miss(self):
+    scores = np.full((2, 6), PADDING)
+    scores[:, 3:5] = [[1.0, 2.0], [2.0, 1.0]]  # the two candidates
+    mask = np.array([[1] * 6, [1, 1, 1, 1, 1, 0]])
+    self.assertEqual(metrics.precision_at(scores, np.array([0, 3]), mask, (1, 3, 20)),
+                     {'prec@1': 0.5, 'prec@3': 0.5, 'prec@20': 0.5})
 
   def test_judges(self):
     found = metrics.judge_accuracy([2, 2, 1, 1], [1, 1, 1, 2], [0, 1, 1, 1])

@@ -9,7 +9,7 @@ from jaxlab.config import ConfigError
 from jaxlab.data import mind_demo
 from jaxlab.systems.hybrid_encoder import data, demo
 
-ADS = 'A1\tred shoes\tgood ones\tX\nA2\tblue "hats\t\tY\nA1\tagain\t\tZ\n'
+ADS = 'A1\tred shoes\tgood ones\tX\nA2\tblue "hats\t\tY\nA1\tred shoes\tgood ones\tX\n'
 PAGES = 'P1\tshoes of old\nP2\tRed Shoes\n'
 CLICK = 'U1\tP1\x01P9\x01a page of no id\tA2\tA1 A2 A1\t86400'
 
@@ -30,7 +30,7 @@ class FilesTest(parameterized.TestCase):
     with self.assertLogs(level='WARNING') as logs:
       log = data.read_folder(self.folder)
     self.assertIn('1 of 3 pages in histories are in no pages.tsv', logs.output[0])
-    self.assertEqual(log.ads['A1'], (1, 'red shoes', 'good ones'))  # the first row wins
+    self.assertEqual(log.ads, {'A1': (1, 'red shoes', 'good ones'), 'A2': (2, 'blue "hats', '')})
     self.assertEqual(log.titles, ['shoes of old', 'Red Shoes', 'a page of no id'])
     self.assertEqual(log.clicks, [data.Click('U1', (1, 3), 2, (1,), 86400),
                                   data.Click('U2', (), 1, (), 5)])
@@ -44,17 +44,38 @@ class FilesTest(parameterized.TestCase):
       ('U1\tP1\x01P2\tA1\tA2\t5', "history: expected no page of the title .*, got 'Red Shoes'"))
   def test_malformed_clicks(self, line, message):
     self.write('clicks', f'{CLICK}\n{line}\n')
-    with self.assertRaisesRegex(ValueError, f'clicks.tsv:2: {message}'):
+    with self.assertRaisesRegex(ValueError, f'clicks.tsv: line 2: {message}'):
       data.read_folder(self.folder)
     with self.assertLogs(level='WARNING') as logs:
       self.assertLen(data.read_folder(self.folder, on_bad_row='skip').clicks, 1)
-    self.assertRegex(logs.output[0], 'skipped 1 of 2 rows.*clicks.tsv:2')
+    self.assertRegex(logs.output[0], 'skipped 1 of 2 rows.*clicks.tsv: line 2')
+
+  @parameterized.parameters(
+      ('ads', 'A1\tother\tgood ones\tX\n', "ads.tsv: line 4: ad id: expected 'A1' once, or as bef"),
+      ('pages', 'P2\tred hats\n', "pages.tsv: line 3: page id: expected 'P2' once.*'Red Shoes'"))
+  def test_an_id_with_two_titles(self, name, row, message):
+    self.write(name, {'ads': ADS, 'pages': PAGES}[name] + row)
+    self.write('clicks', f'{CLICK}\n')
+    with self.assertRaisesRegex(ValueError, message):
+      data.read_folder(self.folder)
+    with self.assertLogs(level='WARNING') as logs:
+      log = data.read_folder(self.folder, on_bad_row='skip')
+    self.assertRegex(logs.output[0], f'skipped 1 of . rows.*{name}.tsv')
+    self.assertEqual((log.ads['A1'][1], log.titles[1]), ('red shoes', 'Red Shoes'))
+
+  def test_bytes(self):
+    self.write('clicks', f'{CLICK}\n')
+    self.write('ads', f'\ufeff{ADS}')  # the mark at the beginning of a file is no part of the id
+    self.assertIn('A1', data.read_folder(self.folder).ads)
+    (self.folder / 'pages.tsv').write_bytes(b'P1\told\nP2\tcaf\xe9\n')
+    with self.assertRaisesRegex(ValueError, 'pages.tsv: line 2, column 7: expected UTF-8.*0xe9'):
+      data.read_folder(self.folder, on_bad_row='skip')
 
   @parameterized.parameters('ads', 'pages', 'clicks')
   def test_a_missing_file(self, name):
     self.write('clicks', f'{CLICK}\n')
     (self.folder / f'{name}.tsv').unlink()
-    with self.assertRaisesRegex(ConfigError, f'{name}.tsv: expected a file'):
+    with self.assertRaisesRegex(ConfigError, f'{name}.tsv: no such file'):
       data.read_folder(self.folder)
 
   def test_mind_in_the_place_of_ads(self):

@@ -79,6 +79,23 @@ class FaissTest(parameterized.TestCase):
     recall = np.mean([len(np.intersect1d(a, b)) / 100 for a, b in zip(exact, found)])
     self.assertGreaterEqual(recall, least)
 
+  @parameterized.parameters(
+      ('nonsense', 0, "predict.factory: expected a structure .*'nonsense': could not parse"),
+      ('IDMap,HNSW32', 0, 'predict.factory: .*use add_with_ids'),
+      ('IVF128,Flat', 0, 'predict.factory: expected .* for 100 vectors of 16 numbers, .*clusters'),
+      ('Flat', 5, "predict.probes: expected 0 with factory 'Flat', .*got 5"))
+  def test_what_faiss_cannot_make(self, factory, probes, message):
+    vectors, queries = self.clustered(100, 16)
+    index = Index(vectors, np.arange(100), backend='faiss', factory=factory, probes=probes)
+    with self.assertRaisesRegex(ConfigError, message):
+      index.search(queries, 3)
+
+  @parameterized.parameters('HNSW8', 'PCA8,HNSW8', 'IVF4_HNSW8,Flat', 'PCA8,IVF4,Flat')
+  def test_probes_of_composed_structures(self, factory):
+    vectors, queries = self.clustered(100, 16)
+    index = Index(vectors, np.arange(100), backend='faiss', factory=factory, probes=4)
+    self.assertTrue((index.search(queries, 3)[0] >= 0).all())
+
   def test_without_the_package(self):
     with mock.patch.dict('sys.modules', {'faiss': None}):
       with self.assertRaisesRegex(ConfigError, r"pip install 'jaxlab\[ann\]'"):

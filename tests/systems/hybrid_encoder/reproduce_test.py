@@ -10,7 +10,7 @@ from jaxlab.train import claims
 LEVELS = {'siamese': .5, 'hybrid': .95, 'hybrid, random negatives': .95, 'cross encoder': .97}
 
 
-def verdicts(ablate=False, recall=.7, cross_ms=50.0, **levels):
+def table(ablate=False, recall=.7, cross_ms=50.0, **levels):
   arms = ['siamese', *reproduce.ARMS]
   level = {**dict.fromkeys(arms, .8), **LEVELS, **levels}
   curves = {arm: {name: np.full((2, reproduce.POINTS), level[arm]) + [[0.0], [.01]]
@@ -19,8 +19,11 @@ def verdicts(ablate=False, recall=.7, cross_ms=50.0, **levels):
   costs = {k: {'siamese': one(1e5, .1), 'hybrid': one(1e6, .5), 'cross': one(1e8, cross_ms)}
            for k in reproduce.COST_AT}
   stages = [SimpleNamespace(recall=recall)] * 2
-  table = reproduce.judge(stages, curves, costs, ablate)
-  return [claim.status for claim in table if claim.status != claims.NOT_JUDGED]
+  return reproduce.judge(stages, curves, costs, {'ad': 864, 'user': 2304}, ablate)
+
+
+def verdicts(**options):
+  return [claim.status for claim in table(**options) if claim.status != claims.NOT_JUDGED]
 
 
 class VerdictsTest(parameterized.TestCase):
@@ -37,6 +40,9 @@ class VerdictsTest(parameterized.TestCase):
 
   def test_the_ablation_ranks_by_retrieval_alone(self):
     self.assertEqual(verdicts(ablate=True)[1], claims.verdict(False))
+
+  def test_the_caches_are_reported_in_megabytes(self):
+    self.assertIn('0.000864 and 0.002304 MB', [claim.measured for claim in table()])
 
   def test_quality(self):
     # A click among EVAL_HARD others, then a short list of which the second is right.

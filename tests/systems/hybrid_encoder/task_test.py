@@ -1,4 +1,5 @@
 """The Hybrid Encoder Task: devices, false negatives, two phases, serving from caches, errors."""
+import dataclasses
 import functools
 import pathlib
 import tempfile
@@ -10,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl.testing import absltest, parameterized
+from safetensors.flax import save_file
 
 from configs.hybrid_encoder import ad_log
 from configs.hybrid_encoder import demo as demo_config
 from jaxlab import parallel, systems
 from jaxlab.config import ConfigError
-from jaxlab.data import builders, pipeline
+from jaxlab.data import builders, pipeline, text
+from jaxlab.models import bert_weights
 from jaxlab.models.bert import Bert
 from jaxlab.models.bert_config import BertConfig
 from jaxlab.systems.hybrid_encoder import cost, data, model, rankers, serving, task
@@ -27,6 +30,10 @@ PAGES, ADS, USERS, LENGTH, TOKENS, WIDTH, CODES = 20, 12, 9, 4, 3, 4, 3
 LOSS = {'hard': 2, 'random': 2, 'top_k': 8, 'log_q': True, 'retrieval_weight': 0.5,
         'orthogonality': 0.1}
 CONFIG = {'data': {'name': 'demo'}, 'model': {'text': {'name': 'bert-tiny'}}}
+
+
+def with_ranker(**settings):
+  return {'model': {**CONFIG['model'], 'ranker': settings}}
 
 
 def features(rng, rows):
@@ -50,12 +57,12 @@ def make_data():
                    {'ads': [f'A{i}' for i in range(ADS)], 'pages': [f'P{i}' for i in range(PAGES)]})
 
 
-def make_parts():
-  text = Bert(BertConfig(15, WIDTH, 1, 2, 8, max_position_embeddings=TOKENS, type_vocab_size=0,
-                         hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-                         initializer_range=0.5, add_pooler=False))
-  net = model.HybridEncoder(model.Siamese(queries=3), model.HybridRanker(CODES))
-  return net, task.text_encoders(text)
+def make_parts(pool='attention'):
+  encoder = Bert(BertConfig(15, WIDTH, 1, 2, 8, max_position_embeddings=TOKENS, type_vocab_size=0,
+                            hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+                            initializer_range=0.5, add_pooler=False))
+  net = model.HybridEncoder(model.Siamese(pool, queries=3), model.HybridRanker(CODES))
+  return net, task.text_encoders(encoder)
 
 
 @functools.cache
@@ -217,10 +224,13 @@ class FitTest(absltest.TestCase):
     np.testing.assert_array_equal(outputs['corpus_rank'][some], rank[some])
 
 
-class ServingTest(absltest.TestCase):
+class ServingTest(parameterized.TestCase):
 
-  def make(self):
-    server = serving.Server(*make_parts(), initial()['params'])
+  def make(self, pool='attention'):
+    # A part of pools without weights is not there.
+    params = {name: tree for name, tree in initial()['params'].items()
+              if name != 'siamese' or pool == 'attention'}
+    server = serving.Server(*make_parts(pool), params)
     ads = {name: x[1:] for name, x in make_data().ads.items()}
     cache = serving.build_ad_cache(server, ads, np.arange(1, ADS + 1))
     return server, cache, serving.build_index(server, cache)
@@ -244,6 +254,41 @@ class ServingTest(absltest.TestCase):
       chosen, best = serving.recommend(server, user, ads, index, retrieve_k=5, n=2)
       self.assertContainsSubset(chosen, ids[:5])
       self.assertEqual(best[0], serving.rank(server, user, ads, ids[:5]).max())
+
+  @parameterized.parameters('mean', 'cls')
+  def test_pools_without_weights(self, pool):
+    server, ads, index = self.make(pool)
+    history = self.history([2, 5])
+    user = serving.user_cache(server, history, 2)
+    found, scores = serving.retrieve(server, user, index, ADS)
+    states, mask = map(np.asarray, server.encoders.ads(server.params, make_data().ads))
+    weights = mask / mask.sum(1, keepdims=True).clip(1)
+    vectors = states[:, 0] if pool == 'cls' else np.einsum('al,ald->ad', weights, states)
+    np.testing.assert_allclose(scores, vectors[found] @ user.pages.mean(0), atol=1e-5)
+    places, _ = cost.request('siamese', server.net, server.encoders, 3)(
+        server.params, {'pages': user.pages}, {'vectors': ads.vectors})
+    np.testing.assert_array_equal(np.asarray(places) + 1, found[:3])
+
+  def test_ads_that_are_not_there(self):
+    server, ads, _ = self.make()
+    user = serving.user_cache(server, self.history([1, 2]), LENGTH)
+    index = serving.build_index(server, ads, backend='faiss', factory='IVF6,Flat', probes=1)
+    ids, scores = serving.retrieve(server, user, index, ADS)  # one list of six
+    self.assertBetween(len(ids), 1, ADS - 1)
+    self.assertContainsSubset(ids, ads.ids)
+    self.assertLen(scores, len(ids))
+    chosen, _ = serving.recommend(server, user, ads, index, retrieve_k=ADS, n=ADS)
+    self.assertCountEqual(chosen, ids)
+    with self.assertRaisesRegex(ConfigError, r'ids: expected ids of the ad cache, got \[-1, 99\]'):
+      serving.rank(server, user, ads, np.array([5, -1, 99]))
+
+  def test_weights_are_read_once(self):
+    with mock.patch.object(serving, 'tree_fingerprint', wraps=serving.tree_fingerprint) as read:
+      server, ads, index = self.make()
+      user = serving.user_cache(server, self.history([1]), LENGTH)
+      for _ in range(2):
+        serving.recommend(server, user, ads, index, retrieve_k=5, n=2)
+    self.assertEqual(read.call_count, 2)  # of retrieval and of ranking
 
   def test_appending_a_page_is_encoding_anew(self):
     server, *_ = self.make()
@@ -271,7 +316,7 @@ class ServingTest(absltest.TestCase):
       tower = params[part]['ad_pool' if part == 'siamese' else 'ad']
       jax.tree.leaves(tower)[0].flat[0] += 1e-3  # one weight
       with self.assertRaisesRegex(ConfigError, 'anew'):
-        call(server._replace(params=params))
+        call(dataclasses.replace(server, params=params))
 
   def test_files(self):
     server, ads, _ = self.make()
@@ -284,14 +329,23 @@ class ServingTest(absltest.TestCase):
       made = make_data()._replace(titles=['a page'] * PAGES, tokenize=lambda texts: self.history(
           [1] * len(texts)))
       with mock.patch.object(task, 'build', lambda config: (*make_parts(), made, None)):
-        config = {'predict': {'retrieve': 5, 'recommend': 2}}
+        config = {**CONFIG, 'predict': {'retrieve': 5, 'recommend': 2}}
         serving.predict_input(config, server.params, path, f'{folder}/out.tsv')
         lines = pathlib.Path(folder, 'out.tsv').read_text().splitlines()
         self.assertRegex(lines[0], r'^U1\tA\d+:-?[\d.e-]+\tA\d+:-?[\d.e-]+$')
         self.assertRegex(lines[1], r'^U2\tA\d+:\d+\tA\d+:\d+$')
         path.write_text('U1\n')
-        with self.assertRaisesRegex(ValueError, 'users.tsv:1: expected 2 tab-separated columns'):
+        with self.assertRaisesRegex(ValueError, 'users.tsv: line 1: expected 2 tab-separated col'):
           serving.predict_input(config, server.params, path, f'{folder}/out.tsv')
+        path.write_bytes(b'U1\tP3\nU2\tP\xe9\n')
+        with self.assertRaisesRegex(ValueError, 'users.tsv: line 2, column 5: expected UTF-8'):
+          serving.predict_input(config, server.params, path, f'{folder}/out.tsv')
+
+  def test_other_rankers_are_not_served(self):
+    config = {**CONFIG, **with_ranker(name='cross', heads=2)}
+    with mock.patch.object(task, 'build', side_effect=AssertionError('loads data')):
+      with self.assertRaisesRegex(ConfigError, "model.ranker.name: expected 'hybrid'.*got 'cross'"):
+        serving.predict_input(config, {}, 'users.tsv', 'out.tsv')
 
 
 class CostTest(parameterized.TestCase):
@@ -353,11 +407,70 @@ class ConfigTest(parameterized.TestCase):
       ({'loss': {'hard': 0, 'random': 0}}, 'hard: expected a negative at least'),
       ({'predict': {'recommend': 0}}, 'recommend: expected at least 1'),
       ({'predict': {'backend': 'scann'}}, 'predict.backend: expected'),
+      ({'predict': {'probes': -1}}, 'probes: expected at least 0'),
+      (with_ranker(name='hybrid', codes=0), 'model.ranker.codes: expected at least 1'),
+      (with_ranker(name='hybrid', aggregate='mlp', hidden=0), 'ranker.hidden: expected at least 1'),
+      (with_ranker(name='poly', queries=0), 'model.ranker.queries: expected at least 1'),
+      (with_ranker(name='cross', layers=-1), 'model.ranker.layers: expected at least 1'),
+      (with_ranker(name='cross', width=-1), 'model.ranker.width: expected at least 0'),
+      (with_ranker(name='cross', heads=0), 'model.ranker.heads: expected at least 1'),
+      (with_ranker(name='cross', heads=3),
+       "model.ranker.heads: expected a divisor of the text encoder's width 128, got 3"),
+      ({'model': {**CONFIG['model'], 'siamese': {'queries': 0}}},
+       'model.siamese.queries: expected at least 1'),
+      ({**with_ranker(name='cross'), 'loss': {'orthogonality': 0.1}},
+       'loss.orthogonality: expected 0 with a ranker that has no codes'),
+      ({'data': {'name': 'demo', 'title_length': 513}},
+       "data.title_length: expected at most the model's 512, got 513"),
       ({'data': {'name': 'dmo'}}, "data.name: unknown name 'dmo'; did you mean 'demo'"),
       ({'data': {'name': 'demo', 'history_length': 0}}, 'data.history_length: expected at least 1'))
   def test_mistakes(self, change, message):
     with self.assertRaisesRegex(ConfigError, message):
       task.check({**CONFIG, **change})
+
+
+class BuildTest(absltest.TestCase):
+  """Encoders from folders; the data set is one ad and one page."""
+
+  def setUp(self):
+    super().setUp()
+    self.folder = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
+    texts = {'ads': ['a man plays'], 'pages': ['a man']}
+    self.enter_context(mock.patch.object(
+        data, 'load', lambda name: (texts, {'ads': ['A1'], 'pages': ['P1']}, {})))
+
+  def build(self, model, **options):
+    return task.build({'data': {'name': 'demo', 'title_length': 8, **options}, 'model': model})
+
+  def test_a_checkpoint_in_half_precision(self):
+    encoder = Bert(BertConfig(60, 8, 1, 2, 16, max_position_embeddings=12, add_pooler=False))
+    params = jax.jit(encoder.init)(jax.random.key(0), np.ones((1, 3), np.int32))['params']
+    words = text.train_wordpiece(['a man plays'], 40)
+    bert_weights.save(self.folder, params, encoder, tokenizer_from=words)
+    half = {name: jnp.asarray(x, jnp.bfloat16)
+            for name, x in bert_weights.params_to_torch(params, encoder).items()}
+    save_file(half, str(self.folder / 'model.safetensors'))
+    given = {'text': {'folder': str(self.folder)}}
+    _, encoders, *_ = self.build(given)
+    lowered = jax.jit(encoders.init).lower(jax.random.key(0))
+    self.assertIn('callback', lowered.as_text())  # the weights are not in the program
+    start = lowered.compile()(jax.random.key(0))['text']
+    chex.assert_trees_all_equal(start, jax.tree.map(
+        lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), params))
+    with self.assertRaisesRegex(ConfigError, "data.title_length: expected at most the model's 12"):
+      self.build(given, title_length=13)
+    with self.assertRaisesRegex(ConfigError, "heads: expected a divisor of .* width 8, got 3"):
+      self.build({**given, 'ranker': {'name': 'cross', 'heads': 3}})
+
+  def test_a_tokenizer_with_another_padding(self):
+    from tokenizers import ByteLevelBPETokenizer
+    words = ByteLevelBPETokenizer()
+    words.train_from_iterator(['a man plays'] * 3, vocab_size=280, show_progress=False,
+                              special_tokens=['<s>', '<pad>', '</s>', '<unk>', '<mask>'])
+    words.save_model(str(self.folder))
+    _, _, made, _ = self.build({'text': {'name': 'roberta-base', 'num_hidden_layers': 1}},
+                               tokenizer=str(self.folder))
+    self.assertEqual(made.ads['ids'][1, -1], 1)
 
 
 class RankersTest(parameterized.TestCase):

@@ -115,6 +115,15 @@ class TaskTest(absltest.TestCase):
     with self.assertRaisesRegex(ValueError, 'not one sentence has a candidate'):
       task(no_positive='skip').dataset('train', nothing)
 
+  def test_rounds_report_how_many_positives_stay(self):
+    made, variables = task(pick='nearest'), {'params': start().params}
+    with self.assertLogs(level='INFO') as logs:
+      for number in (0, 1, 3):
+        made.refresh(variables, jax.random.key(2), number)
+    self.assertNotIn('of before', logs.output[0])
+    self.assertIn('100.0 % the one of before', logs.output[1])  # nothing was learned in between
+    self.assertNotIn('of before', logs.output[2])  # round 2 was not here
+
   def test_head_and_dropout_in_training_only(self):
     rows = {'ids': CORPUS.ids[:4], 'mask': CORPUS.mask[:4]}
     params = start().params
