@@ -3,6 +3,8 @@
   python -m launch.watermark --verb=select --embeddings=train.npz --key=key.npz \
       --queries=queries.txt --counts=words.json --documents=1801350 --tokenizer=bert-base-cased
   python -m launch.watermark --verb=embed --embeddings=train.npz --key=key.npz --output=sold.npz
+  python -m launch.watermark --verb=embed --embeddings=test.npz --key=key.npz \
+      --output=sold_test.npz
   python -m launch.train --config=configs/embmarker/sst2.py --workdir=/tmp/jaxlab/embmarker-sst2 \
       --config.data.train=sold.npz --config.data.test=sold_test.npz \
       --config.model.folder=bert-base-cased
@@ -10,9 +12,9 @@
       --output=answers.npz
   python -m launch.watermark --verb=verify --embeddings=answers.npz --key=key.npz
 
-train.npz holds the texts and the service's embeddings of them, text-embedding-ada-002 in the paper;
-bert-base-cased is the published folder. The official code's own run gives delta cos 4.50 % and
-p 1.1e-8. It wants an accelerator; no run of it has been made here.
+train.npz and test.npz hold texts and the service's embeddings of them, text-embedding-ada-002 in
+the paper; bert-base-cased is the published folder. The official code's own run gives delta cos
+4.50 % and p 1.1e-8. It wants an accelerator; no run of it has been made here.
 """
 import ml_collections
 

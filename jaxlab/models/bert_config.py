@@ -74,8 +74,8 @@ class BertConfig:
     for name in ('hidden_dropout_prob', 'attention_probs_dropout_prob'):
       require(0 <= getattr(self, name) < 1, name, 'a rate in [0, 1)', getattr(self, name))
     config_lib.at_least(0, self, ('vocab_size', 'type_vocab_size'))
-    require(self.rel_pos_bins >= 0 and self.rel_pos_bins % 4 == 0, 'rel_pos_bins',
-            'a multiple of 4', self.rel_pos_bins)
+    require(self.rel_pos_bins == 0 or (self.rel_pos_bins >= 4 and self.rel_pos_bins % 2 == 0),
+            'rel_pos_bins', '0 or an even number of at least 4', self.rel_pos_bins)
     config_lib.choose(self.hidden_act, ACTIVATIONS, 'hidden_act')
     if self.scan_layers is None:
       object.__setattr__(self, 'scan_layers', self.num_hidden_layers >= SCAN_FROM)

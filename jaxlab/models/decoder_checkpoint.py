@@ -4,10 +4,15 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlab import config as config_lib
 from jaxlab.models import decoder_lm, pretrained
-from jaxlab.models.decoder_config import DecoderConfig, from_checkpoint_config
+from jaxlab.models.decoder_config import (
+    DecoderConfig,
+    checkpoint_config,
+    from_checkpoint_config,
+)
 
 OPTIONS = ('dtype', 'scan_layers', 'remat')  # what may stand beside a public checkpoint
 
@@ -55,9 +60,29 @@ def shapes_of(config):
 
 
 def read_params(folder, config):
-  """Parameters of a public checkpoint's folder, NumPy arrays of the model's dtypes."""
-  params = decoder_lm.params_from_torch(pretrained.read_safetensors_folder(folder), config)
-  return jax.tree.map(lambda x, like: x.astype(like.dtype), params, shapes_of(config))
+  """Parameters of a public checkpoint's folder, float32 NumPy arrays.
+
+  Tensors are converted as they are read: beside the result the host holds one of them, or all
+  layers of one where layers are scanned.
+  """
+  return decoder_lm.params_from_torch(
+      pretrained.open_safetensors_folder(folder, np.float32), config)
+
+
+def write_params(folder, params, config, *, tokenizer_from=None):
+  """Writes a folder that `read_params` and transformers read.
+
+  Args:
+    folder: to write to; it is made.
+    params: of the decoder, in either layout.
+    config: DecoderConfig.
+    tokenizer_from: see `pretrained.write_safetensors_folder`.
+
+  Raises:
+    ConfigError: a shape that is of no public family.
+  """
+  pretrained.write_safetensors_folder(folder, decoder_lm.params_to_torch(params),
+                                      checkpoint_config(config), tokenizer_from=tokenizer_from)
 
 
 def initializer(config, read=None):

@@ -1,4 +1,5 @@
 """The shape of a decoder language model, from fields, a checkpoint's config.json or a preset."""
+import collections.abc
 import dataclasses
 import math
 from typing import Any, Literal
@@ -66,6 +67,7 @@ class DecoderConfig:
                   'intermediate_size'))
     if self.num_key_value_heads is None:
       fill('num_key_value_heads', self.num_attention_heads)
+    config_lib.at_least(1, self, ('num_key_value_heads',))
     config_lib.require(self.num_attention_heads % self.num_key_value_heads == 0,
                        'num_key_value_heads',
                        f'a divisor of num_attention_heads={self.num_attention_heads}',
@@ -75,12 +77,16 @@ class DecoderConfig:
                          f'a multiple of num_attention_heads={self.num_attention_heads}, or '
                          'head_dim beside it', self.hidden_size)
       fill('head_dim', self.hidden_size // self.num_attention_heads)
+    config_lib.at_least(1, self, ('head_dim',))
     config_lib.require(self.head_dim % 2 == 0, 'head_dim', 'an even number', self.head_dim)
     if self.scan_layers is None:
       fill('scan_layers', self.num_hidden_layers >= SCAN_FROM)
     if isinstance(self.rope_scaling, dict):
       fill('rope_scaling',
            config_lib.call(RopeScaling, self.rope_scaling, 'rope_scaling', drop=()))
+    config_lib.check_type(self.rope_scaling, RopeScaling | None, 'rope_scaling')
+    if self.rope_scaling is not None:
+      _check_scaling(self.rope_scaling)
 
   @property
   def frequencies(self):
@@ -95,6 +101,13 @@ class DecoderConfig:
     return nn.initializers.normal(1 / math.sqrt(fan_in) / depth)
 
 
+def _check_scaling(scaling):
+  config_lib.at_least(1, scaling, ('factor', 'original_context'), 'rope_scaling')
+  config_lib.require(scaling.low_freq_factor < scaling.high_freq_factor,
+                     'rope_scaling.high_freq_factor',
+                     f'above low_freq_factor={scaling.low_freq_factor}', scaling.high_freq_factor)
+
+
 _FAMILIES = {  # model_type -> (attention_bias, output_bias, mlp_bias, qk_norm) from config.json
     'llama': lambda c: (c.get('attention_bias', False), c.get('attention_bias', False),
                         c.get('mlp_bias', False), False),
@@ -103,6 +116,16 @@ _FAMILIES = {  # model_type -> (attention_bias, output_bias, mlp_bias, qk_norm) 
     'qwen3': lambda c: (c.get('attention_bias', False), c.get('attention_bias', False), False,
                         True),
 }
+
+_ARCHITECTURES = {'llama': 'LlamaForCausalLM', 'qwen2': 'Qwen2ForCausalLM',
+                  'qwen3': 'Qwen3ForCausalLM'}
+_REQUIRED = ('vocab_size', 'hidden_size', 'num_hidden_layers', 'num_attention_heads',
+             'intermediate_size', 'rms_norm_eps')
+# Kind of rotary scaling -> field of RopeScaling -> key of config.json.
+_SCALINGS = {'linear': {'factor': 'factor'},
+             'llama3': {'factor': 'factor', 'low_freq_factor': 'low_freq_factor',
+                        'high_freq_factor': 'high_freq_factor',
+                        'original_context': 'original_max_position_embeddings'}}
 
 
 def from_checkpoint_config(config, **options):
@@ -114,8 +137,9 @@ def from_checkpoint_config(config, **options):
 
   Raises:
     ConfigError: another family, sliding windows, another activation, an unknown rotary scaling, or
-      a key that is missing.
+      a key that is missing or does not fit.
   """
+  config_lib.check_type(config.get('model_type'), str, 'config.json: model_type')
   family = config_lib.choose(config.get('model_type'), _FAMILIES, 'config.json: model_type')
   # Qwen2's config names a window even where it is off; Mistral's has no switch.
   windowed = config.get('use_sliding_window', family is _FAMILIES['mistral'])
@@ -123,34 +147,54 @@ def from_checkpoint_config(config, **options):
                      'full attention in every layer', config.get('sliding_window'))
   config_lib.require(config.get('hidden_act', 'silu') == 'silu', 'config.json: hidden_act', 'silu',
                      config.get('hidden_act'))
-  for name in ('vocab_size', 'hidden_size', 'num_hidden_layers', 'num_attention_heads',
-               'intermediate_size', 'rms_norm_eps'):
+  for name in _REQUIRED:
     config_lib.require(name in config, f'config.json: {name}', 'a number', None)
   qkv_bias, out_bias, mlp_bias, qk_norm = family(config)
   rope = config.get('rope_parameters') or config.get('rope_scaling') or {}
-  return DecoderConfig(
-      vocab_size=config['vocab_size'], hidden_size=config['hidden_size'],
-      num_hidden_layers=config['num_hidden_layers'],
-      num_attention_heads=config['num_attention_heads'],
-      intermediate_size=config['intermediate_size'],
-      num_key_value_heads=config.get('num_key_value_heads'), head_dim=config.get('head_dim'),
-      attention_bias=qkv_bias, output_bias=out_bias, mlp_bias=mlp_bias, qk_norm=qk_norm,
-      rms_norm_eps=config['rms_norm_eps'],
-      rope_theta=rope.get('rope_theta', config.get('rope_theta', 10000.0)),
-      rope_scaling=_scaling(rope), tie_word_embeddings=config.get('tie_word_embeddings', False),
-      **options)
+  config_lib.check_type(rope, collections.abc.Mapping, 'config.json: rope_scaling')
+  fields = {
+      'num_key_value_heads': config.get('num_key_value_heads'), 'head_dim': config.get('head_dim'),
+      'attention_bias': qkv_bias, 'output_bias': out_bias, 'mlp_bias': mlp_bias,
+      'qk_norm': qk_norm,
+      'rope_theta': rope.get('rope_theta', config.get('rope_theta', 10000.0)),
+      'rope_scaling': _scaling(rope),
+      'tie_word_embeddings': config.get('tie_word_embeddings', False)}
+  fields.update({name: config[name] for name in _REQUIRED})
+  return config_lib.call(DecoderConfig, {**fields, **options}, 'config.json', drop=())
 
 
 def _scaling(rope):
+  """The fields of a RopeScaling by their names in config.json, or None."""
   kind = rope.get('rope_type', rope.get('type', 'default'))
   if kind == 'default':
     return None
-  config_lib.require(kind in ('linear', 'llama3'), 'config.json: rope_type',
-                     'default, linear or llama3', kind)
-  if kind == 'linear':
-    return RopeScaling('linear', rope['factor'])
-  return RopeScaling('llama3', rope['factor'], rope['low_freq_factor'], rope['high_freq_factor'],
-                     rope['original_max_position_embeddings'])
+  config_lib.require(kind in _SCALINGS, 'config.json: rope_type', 'default, linear or llama3', kind)
+  for name in _SCALINGS[kind].values():
+    config_lib.require(name in rope, f'config.json: rope_scaling: {name}', 'a number', None)
+  return {'kind': kind, **{field: rope[name] for field, name in _SCALINGS[kind].items()}}
+
+
+def checkpoint_config(config):
+  """What config.json says of a DecoderConfig; `from_checkpoint_config` and transformers read it.
+
+  Raises:
+    ConfigError: biases and norms that are those of no family.
+  """
+  names = (*_REQUIRED, 'num_key_value_heads', 'head_dim', 'attention_bias', 'mlp_bias',
+           'rope_theta', 'tie_word_embeddings')
+  scaling = config.rope_scaling
+  shape = {**{name: getattr(config, name) for name in names}, 'hidden_act': 'silu',
+           'rope_scaling': None if scaling is None else {
+               'rope_type': scaling.kind, **{name: getattr(scaling, field) for field, name in
+                                             _SCALINGS[scaling.kind].items()}}}
+  own = {name: getattr(config, name) for name in ('init', 'dtype', 'scan_layers', 'remat')}
+  for family, architecture in _ARCHITECTURES.items():
+    written = {'model_type': family, 'architectures': [architecture], 'torch_dtype': 'float32',
+               **shape}
+    if from_checkpoint_config(written, **own) == config:
+      return written
+  raise config_lib.ConfigError('model: expected the biases and norms of one of '
+                               f'{", ".join(_ARCHITECTURES)}, got {config}')
 
 
 def _preset(d, layers, heads, kv_heads, head_dim, width, tied, vocab, family):

@@ -185,8 +185,8 @@ def params_from_torch(state_dict, config):
 
   Args:
     state_dict: {'model.layers.0.self_attn.q_proj.weight': array, ...}; linear weights are
-      [out, in]. 'lm_head.weight' is ignored where the embeddings are tied, and so are stored rotary
-      frequencies.
+      [out, in], `pretrained.StoredTensor`s are read one by one. 'lm_head.weight' is ignored where
+      the embeddings are tied, and so are stored rotary frequencies.
     config: DecoderConfig.
 
   Returns:
@@ -206,11 +206,12 @@ def params_from_torch(state_dict, config):
   tensors = checked_mapping(state_dict, wanted, ignored=ignored)
 
   def leaf(path, _):
-    value = np.asarray(tensors[spell(path)])
+    value = tensors[spell(path)]
     return value.T if _is_transposed(spell(path)) else value
 
   params = jax.tree_util.tree_map_with_path(leaf, shapes)
-  return stack_layers(params) if config.scan_layers else params
+  params = stack_layers(params) if config.scan_layers else params
+  return jax.tree.map(np.asarray, params)  # here stored tensors are read, if stacking did not
 
 
 def params_to_torch(params):

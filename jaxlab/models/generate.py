@@ -11,7 +11,7 @@ from jaxlab import config as config_lib
 from jaxlab.models.decoder_lm import Cache, DecoderLM, init_cache
 from jaxlab.models.pretrained import unstack_layers
 
-_NEVER = -1e9  # logit of a token that is not sampled
+_NEVER = -np.inf  # logit of a token that is not sampled; one always is, so that no NaN comes of it
 
 
 class Generation(NamedTuple):
@@ -64,6 +64,7 @@ def generate(model, params, prompt, prompt_mask, key, *, max_new, temperature=1.
     ConfigError: a setting out of its range.
   """
   check_sampling(max_new, temperature, top_k, top_p)
+  config_lib.require(loop in ('while', 'scan'), 'loop', "'while' or 'scan'", loop)
   batch, length = prompt.shape
   keys = key if key.shape else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))
   if model.config.scan_layers:  # a stack is sliced, that is copied, at every token
@@ -133,20 +134,39 @@ def _sample(logits, keys, step, temperature, top_k, top_p):
 
 
 def filter_logits(logits, *, top_k=0, top_p=1.0):
-  """Logits float32 [..., V] with -1e9 where a token is not to be sampled.
+  """Logits float32 [..., V] with -inf where a token is not to be sampled.
 
   Args:
     logits: [..., V], already divided by the temperature.
     top_k: keep the k largest, and what equals the k-th; 0 keeps all.
-    top_p: of what is left keep a token if the mass of all likelier ones is below this; 1 keeps all.
+    top_p: of what is left keep a token if the mass of all likelier ones, and of those of lower ids
+      that are as likely, is below this; 1 keeps all.
   """
   if 0 < top_k < logits.shape[-1]:
     least = jax.lax.top_k(logits, top_k)[0][..., -1:]
     logits = jnp.where(logits >= least, logits, _NEVER)
   if top_p < 1:
     probabilities = jax.nn.softmax(logits, axis=-1)
-    logits = jnp.where(probabilities >= _nucleus_edge(probabilities, top_p), logits, _NEVER)
+    logits = jnp.where(_in_nucleus(probabilities, top_p), logits, _NEVER)
   return logits
+
+
+def _in_nucleus(probabilities, top_p):
+  """Which tokens [..., V] are kept: above the edge all, at it the first, up to a mass of top_p."""
+  edge = _nucleus_edge(probabilities, top_p)
+  above, at = probabilities > edge, probabilities == edge
+  mass = jnp.sum(jnp.where(above, probabilities, 0), axis=-1, keepdims=True)
+  ids = jnp.arange(probabilities.shape[-1])
+
+  def halve(_, bounds):
+    low, high = bounds  # the last id is in [low, high]
+    middle = (low + high + 1) // 2
+    before = mass + edge * jnp.sum(at & (ids < middle), axis=-1, keepdims=True)
+    return jnp.where(before < top_p, middle, low), jnp.where(before < top_p, high, middle - 1)
+
+  bounds = jnp.zeros(edge.shape, jnp.int32), jnp.full(edge.shape, len(ids) - 1, jnp.int32)
+  last, _ = jax.lax.fori_loop(0, len(ids).bit_length(), halve, bounds)
+  return above | (at & (ids <= last))
 
 
 def _nucleus_edge(probabilities, top_p):
@@ -172,8 +192,8 @@ _program = jax.jit(generate, static_argnums=0, static_argnames=(
     'max_new', 'temperature', 'top_k', 'top_p', 'eos_ids', 'pad_id', 'loop'))
 
 
-def generate_all(model, params, prompts, key, *, max_new, batch_size=8, buckets=(), pad_id=0,
-                 **settings):
+def generate_all(model, params, prompts, key, *, max_new, batch_size=8, buckets=(), eos_ids=(),
+                 pad_id=0, **settings):
   """Continues prompts of unlike lengths: batches of equal padded length, few compilations.
 
   Args:
@@ -184,8 +204,9 @@ def generate_all(model, params, prompts, key, *, max_new, batch_size=8, buckets=
     max_new: tokens to sample at most.
     batch_size: rows of a batch; the last of a bucket is filled up.
     buckets: lengths that prompts are padded to at the left; powers of two from 16 by default.
+    eos_ids: token ids that end a row.
     pad_id: of the padding.
-    **settings: temperature, top_k, top_p, eos_ids, as in `generate`.
+    **settings: temperature, top_k, top_p, as in `generate`.
 
   Returns:
     List of int32 arrays, the tokens of each prompt up to and including the stop token.
@@ -208,7 +229,8 @@ def generate_all(model, params, prompts, key, *, max_new, batch_size=8, buckets=
       filled = rows + rows[-1:] * (batch_size - len(rows))
       tokens, mask = pad_left([prompts[i] for i in filled], width, pad_id)
       keys = jax.vmap(jax.random.fold_in, (None, 0))(key, np.array(filled))
-      out = _program(model, params, tokens, mask, keys, max_new=max_new, pad_id=pad_id, **settings)
+      out = _program(model, params, tokens, mask, keys, max_new=max_new, eos_ids=tuple(eos_ids),
+                     pad_id=pad_id, **settings)
       for i, row, kept in zip(rows, np.asarray(out.tokens), np.asarray(out.mask)):
         results[i] = row[kept]
   return results

@@ -2,6 +2,7 @@
 import json
 import pathlib
 import shutil
+import zipfile
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ from jaxlab.config import ConfigError, require
 FORMATS = ('.npz', '.safetensors')
 WEIGHTS, INDEX, CONFIG = 'model.safetensors', 'model.safetensors.index.json', 'config.json'
 TOKENIZER_FILES = ('tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json',
-                   'vocab.txt', 'vocab.json', 'merges.txt')
+                   'vocab.txt', 'vocab.json', 'merges.txt', 'chat_template.jinja')
 
 # Our poolers by their names in sentence-transformers; the roles of special tokens by theirs.
 _POOLING = {'cls': 'cls_token', 'mean': 'mean_tokens', 'max': 'max_tokens'}
@@ -42,8 +43,43 @@ def read_json(path):
   return content
 
 
+class StoredTensor:
+  """A tensor of a safetensors file, which is read each time that NumPy asks for its values.
+
+  Attributes:
+    shape: of the tensor.
+    T: its transpose, stored likewise.
+  """
+
+  def __init__(self, file, name, dtype=None, transposed=False):
+    self._file, self._name, self._dtype, self._transposed = file, name, dtype, transposed
+
+  @property
+  def shape(self):
+    shape = tuple(self._file.get_slice(self._name).get_shape())
+    return shape[::-1] if self._transposed else shape
+
+  @property
+  def T(self):
+    return StoredTensor(self._file, self._name, self._dtype, not self._transposed)
+
+  def __array__(self, dtype=None, copy=None):
+    value = self._file.get_tensor(self._name)
+    value = value.astype(dtype or self._dtype or value.dtype, copy=False)
+    return value.T if self._transposed else value
+
+
 def read_safetensors_folder(folder):
-  """All tensors of a folder, {name: array}, from model.safetensors or the shards of its index.
+  """All tensors of a folder, {name: array}; see `open_safetensors_folder`."""
+  return {name: np.asarray(tensor) for name, tensor in open_safetensors_folder(folder).items()}
+
+
+def open_safetensors_folder(folder, dtype=None):
+  """{name: StoredTensor} of a folder's model.safetensors or the shards of its index.
+
+  Args:
+    folder: of the files.
+    dtype: that the values are converted to as they are read; None for the stored one.
 
   Raises:
     ConfigError: no such folder, or no weights in it.
@@ -51,7 +87,7 @@ def read_safetensors_folder(folder):
   """
   folder = pathlib.Path(folder)
   if (folder / WEIGHTS).is_file():
-    return _read_file(folder / WEIGHTS)
+    return _open_file(folder / WEIGHTS, dtype)
   if not (folder / INDEX).is_file():
     raise ConfigError(f'{folder}: expected {WEIGHTS} or {INDEX}, found neither; weights in other '
                       'forms, such as pytorch_model.bin, must be saved as safetensors first')
@@ -62,7 +98,7 @@ def read_safetensors_folder(folder):
   for shard in sorted(set(placed.values())):
     if not (folder / shard).is_file():
       raise ValueError(f'{folder / INDEX}: names {shard}, which is not there')
-    tensors.update(_read_file(folder / shard))
+    tensors.update(_open_file(folder / shard, dtype))
   absent = sorted(placed.keys() - tensors.keys())
   if absent:
     raise ValueError(f'{folder / INDEX}: not in the shards: {", ".join(absent)}')
@@ -189,8 +225,9 @@ def read_tensors(path):
     if path.suffix == '.npz':
       with np.load(path) as file:
         return dict(file)
-    return _safetensors().load_file(path)
-  except (OSError, ValueError) as error:
+    _safetensors()  # says what to install
+    return {name: np.asarray(tensor) for name, tensor in _open_file(path, None).items()}
+  except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
     raise ConfigError(f'--input={path}: cannot be read ({error})') from error
 
 
@@ -214,11 +251,11 @@ def stack_layers(params):
   return {**rest, 'layers': jax.tree.map(lambda *x: np.stack(x), *in_order)}
 
 
-def _read_file(path):
-  from safetensors import SafetensorError
-  from safetensors.numpy import load_file
+def _open_file(path, dtype):
+  from safetensors import SafetensorError, safe_open
   try:
-    return load_file(path)
+    file = safe_open(path, framework='numpy')
+    return {name: StoredTensor(file, name, dtype) for name in file.keys()}
   except (SafetensorError, OSError, ValueError) as error:
     raise ValueError(f'{path}: expected a safetensors file: {error}') from error
 

@@ -5,6 +5,7 @@ import tempfile
 import chex
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 from absl.testing import absltest, parameterized
 
 from jaxlab.config import ConfigError
@@ -37,7 +38,8 @@ class DecoderCheckpointTest(parameterized.TestCase):
       # Untied, as the public config says.
       params = {**params, 'lm_head': {'kernel': jnp.ones((8, 11))}}
       pretrained.write_safetensors_folder(
-          pathlib.Path(folder), decoder_lm.params_to_torch(params), PUBLIC)
+          pathlib.Path(folder), {name: x.astype(ml_dtypes.bfloat16) for name, x in
+                                 decoder_lm.params_to_torch(params).items()}, PUBLIC)
       spec = {'weights': folder, 'dtype': 'bfloat16'}
       decoder_checkpoint.check_spec(spec, 'model')
       config = decoder_checkpoint.decoder_config(spec, 'model')
@@ -48,6 +50,10 @@ class DecoderCheckpointTest(parameterized.TestCase):
       traced = jax.jit(decoder_checkpoint.initializer(
           config, lambda: decoder_checkpoint.read_params(folder, config)))(jax.random.key(1))
       chex.assert_trees_all_equal(traced, read)
+      decoder_checkpoint.write_params(pathlib.Path(folder) / 'again', read, config)
+      spec['weights'] = str(pathlib.Path(folder) / 'again')
+      self.assertEqual(decoder_checkpoint.decoder_config(spec, 'model'), config)
+      chex.assert_trees_all_equal(decoder_checkpoint.read_params(spec['weights'], config), read)
       with self.assertRaisesRegex(ConfigError, "model: unknown key 'hidden_size'"):
         decoder_checkpoint.decoder_config({**spec, 'hidden_size': 8}, 'model')
 

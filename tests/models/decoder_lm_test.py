@@ -292,7 +292,16 @@ class NamesTest(parameterized.TestCase):
       ({'hidden_act': 'gelu'}, "config.json: hidden_act: expected silu, got 'gelu'"),
       ({'vocab_size': None}, 'config.json: vocab_size: expected a number'),
       ({'rope_parameters': {'rope_type': 'yarn', 'factor': 2.0}},
-       "config.json: rope_type: expected default, linear or llama3, got 'yarn'"))
+       "config.json: rope_type: expected default, linear or llama3, got 'yarn'"),
+      ({'model_type': ['qwen2']}, r'config.json: model_type: expected str'),
+      ({'vocab_size': '89'}, "config.json.vocab_size: expected int, got '89'"),
+      ({'num_key_value_heads': 0}, 'num_key_value_heads: expected at least 1, got 0'),
+      ({'head_dim': 0}, 'head_dim: expected at least 1, got 0'),
+      ({'rope_parameters': 'linear'}, 'config.json: rope_scaling: expected Mapping'),
+      ({'rope_parameters': {'type': 'linear'}}, 'rope_scaling: factor: expected a number, got N'),
+      ({'rope_parameters': {**LLAMA3, 'factor': 'eight'}}, 'rope_scaling.factor: expected float'),
+      ({'rope_parameters': {'rope_type': 'llama3', 'factor': 8.0}},
+       'config.json: rope_scaling: low_freq_factor: expected a number'))
   def test_a_config_that_cannot_be_run(self, change, message):
     config = {k: v for k, v in {**FAMILIES['qwen2'], **change}.items() if v is not None}
     with self.assertRaisesRegex(ConfigError, message):
@@ -303,10 +312,24 @@ class NamesTest(parameterized.TestCase):
       ({'head_dim': 3}, 'head_dim: expected an even number, got 3'),
       ({'head_dim': None, 'hidden_size': 13}, 'hidden_size: expected a multiple of'),
       ({'num_hidden_layers': 0}, 'num_hidden_layers: expected at least 1'),
-      ({'rope_scaling': {'kind': 'yarn', 'factor': 2.0}}, 'rope_scaling.kind: expected'))
+      ({'rope_scaling': {'kind': 'yarn', 'factor': 2.0}}, 'rope_scaling.kind: expected'),
+      ({'rope_scaling': 'linear'}, 'rope_scaling: expected'),
+      ({'rope_scaling': {'kind': 'linear', 'factor': 0.0}}, 'rope_scaling.factor: expected at lea'),
+      ({'rope_scaling': {'kind': 'llama3', 'factor': 2.0, 'low_freq_factor': 4.0}},
+       'rope_scaling.high_freq_factor: expected above low_freq_factor=4.0, got 4.0'))
   def test_impossible_fields(self, change, message):
     with self.assertRaisesRegex(ConfigError, message):
       dataclasses.replace(TINY, **change)
+
+  def test_a_config_there_and_back(self):
+    read, write = decoder_config.from_checkpoint_config, decoder_config.checkpoint_config
+    for tag, given in FAMILIES.items():
+      config = read(given, init='scaled', remat=True)
+      written = write(config)
+      self.assertEqual(written['model_type'], given['model_type'], msg=tag)
+      self.assertEqual(read(written, init='scaled', remat=True), config, msg=tag)
+    with self.assertRaisesRegex(ConfigError, 'model: expected the biases and norms of one of llam'):
+      write(TINY)  # norms of queries and biases of theirs alone
 
   def test_presets_have_the_size_of_their_names(self):
     for name, config in decoder_config.PRESETS.items():

@@ -55,10 +55,26 @@ class FilterTest(parameterized.TestCase):
     np.testing.assert_array_equal(kept, [[0, 1, 1, 1, 0], [1] * 5])
     np.testing.assert_array_equal(generate.filter_logits(logits, top_k=5), logits)
 
+  def test_top_p_takes_the_first_of_ties(self):
+    logits = np.log(np.array([[.2, .4, .2, .2], [.25, .25, .25, .25]], np.float32))
+    for top_p, kept in ((.5, [[1, 1, 0, 0], [1, 1, 0, 0]]), (.61, [[1, 1, 1, 0], [1, 1, 1, 0]])):
+      found = np.asarray(generate.filter_logits(logits, top_p=top_p)) > -1e8
+      np.testing.assert_array_equal(found, kept)
+
   def test_top_k_comes_first(self):
     logits = np.log(np.array([[.4, .3, .2, .1]], np.float32))
     kept = np.asarray(generate.filter_logits(logits, top_k=2, top_p=.5)) > -1e8
     np.testing.assert_array_equal(kept, [[1, 0, 0, 0]])  # 4/7 of what is left
+
+
+  def test_what_is_filtered_is_never_sampled_however_cold(self):
+    logits = np.array([[-5., -4., -3., -20.]] * 2, np.float32)
+    keys = jax.random.split(KEY, 2)
+    for temperature in (1e-6, 1e-10):
+      token, logprob, sampling = generate._sample(logits, keys, 0, temperature, 2, 1.0)
+      np.testing.assert_array_equal(token, [2, 2])
+      np.testing.assert_allclose(logprob, special.log_softmax(logits[0])[2], atol=1e-5)
+      np.testing.assert_array_equal(sampling, [0, 0])
 
 
 class GenerateTest(parameterized.TestCase):
@@ -141,7 +157,7 @@ class GenerateTest(parameterized.TestCase):
     texts = [rng.integers(1, 11, n).tolist() for n in (3, 9, 1, 4, 8, 2, 5)]
     out = generate.generate_all(
         MODEL, params(), texts, KEY, max_new=5, batch_size=2, buckets=(4, 16), temperature=0,
-        eos_ids=(2,))
+        eos_ids=[2])
     for text, tokens in zip(texts, out):
       alone = sampler(max_new=5, temperature=0, eos_ids=(2,))(
           params(), *generate.pad_left([text], 16), KEY)
@@ -150,7 +166,8 @@ class GenerateTest(parameterized.TestCase):
   @parameterized.parameters(
       ({'max_new': 0}, 'max_new: expected at least 1'),
       ({'temperature': -1.0}, 'temperature: expected at least 0'),
-      ({'top_p': 0.0}, r'top_p: expected in \(0, 1\]'), ({'top_k': -1}, 'top_k: expected'))
+      ({'top_p': 0.0}, r'top_p: expected in \(0, 1\]'), ({'top_k': -1}, 'top_k: expected'),
+      ({'loop': 'scna'}, "loop: expected 'while' or 'scan', got 'scna'"))
   def test_impossible_settings(self, change, message):
     with self.assertRaisesRegex(ConfigError, message):
       generate.generate(MODEL, params(), *prompts(), KEY, **{'max_new': 1, **change})

@@ -2,6 +2,7 @@
 import json
 import pathlib
 import tempfile
+from unittest import mock
 
 import jax
 import numpy as np
@@ -55,6 +56,24 @@ class SentenceTransformersTest(parameterized.TestCase):
     with self.assertRaisesRegex(ConfigError, "^pooler: expected one of cls, .*'first_last_avg'"):
       pretrained.write_sentence_transformers_folder(self.folder, 'first_last_avg', width=8,
                                                     max_length=12)
+
+
+class StoredTensorTest(absltest.TestCase):
+
+  def test_it_is_read_when_its_values_are_asked_for(self):
+    with tempfile.TemporaryDirectory() as folder:
+      values = np.arange(6, dtype=np.float16).reshape(2, 3)
+      pretrained.write_safetensors_folder(folder, {'a': values, 'b': values + 1}, {})
+      stored = pretrained.open_safetensors_folder(folder, np.float32)
+      file = mock.Mock(wraps=stored['a']._file)
+      turned = pretrained.StoredTensor(file, 'a', np.float32).T
+      self.assertEqual((turned.shape, turned.T.shape), ((3, 2), (2, 3)))
+      file.get_tensor.assert_not_called()
+      np.testing.assert_array_equal(turned, values.T)
+      file.get_tensor.assert_called_once_with('a')
+      self.assertEqual(np.stack([stored['a'], stored['b']]).dtype, np.float32)
+      found = pretrained.read_safetensors_folder(folder)
+      self.assertEqual((found['b'].dtype, found['b'][1, 2]), (np.float16, 6))
 
 
 if __name__ == '__main__':

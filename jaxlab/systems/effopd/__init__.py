@@ -2,5 +2,6 @@
 """
 from jaxlab.systems.effopd import reproduce
 from jaxlab.systems.effopd.experiment import CONFIG_KEYS, check, make_hook, make_task
+from jaxlab.systems.effopd.loading import official_weights
 
-__all__ = ['CONFIG_KEYS', 'check', 'make_hook', 'make_task', 'reproduce']
+__all__ = ['CONFIG_KEYS', 'check', 'make_hook', 'make_task', 'official_weights', 'reproduce']

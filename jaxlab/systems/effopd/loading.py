@@ -5,6 +5,7 @@ import pathlib
 import jax
 
 from jaxlab import config as config_lib
+from jaxlab.data import text
 from jaxlab.models import decoder_checkpoint, decoder_lm, pretrained
 from jaxlab.systems.effopd.rollout import Models
 from jaxlab.train.checkpoints import load_collection
@@ -49,6 +50,20 @@ def load_model(spec, where):
   return decoder_lm.DecoderLM(config), decoder_checkpoint.initializer(config, read)
 
 
+def official_weights(config, template):
+  """(tensors -> params, params -> tensors) of the student by the public names, for
+  `launch.convert`.
+
+  Args:
+    config: of the experiment.
+    template: its parameters, or their shapes.
+  """
+  del template
+  model, _ = load_model(config_lib.section(config, 'student'), 'student')
+  return (functools.partial(decoder_lm.params_from_torch, config=model.config),
+          decoder_lm.params_to_torch)
+
+
 def _is_public(weights, where):
   """Whether a folder is a public checkpoint and not a run of ours."""
   path = pathlib.Path(weights)
@@ -57,10 +72,33 @@ def _is_public(weights, where):
   return path.exists() and 'model_type' in pretrained.read_json(path)
 
 
+def check_tokenizers(config):
+  """Raises ConfigError unless all folders that have a tokenizer.json have the same vocabulary.
+
+  The frozen models score the ids that the student samples, so an id must mean the same to all.
+  """
+  folders = {f'config.{where}.weights': spec['weights']
+             for where, spec in model_specs(config).items() if spec.get('weights') is not None}
+  if 'tokenizer' in config['data']:
+    folders['config.data.tokenizer'] = config['data']['tokenizer']
+  first = None
+  for where, folder in folders.items():
+    path = pathlib.Path(folder)
+    path = path if path.is_file() else path / 'tokenizer.json'
+    if path.is_file():
+      found = path, text.load_tokenizer(path).get_vocab()
+      first = first or found
+      config_lib.require(found[1] == first[1], where, f'the vocabulary of {first[0]}', str(path))
+
+
 def load_models(config):
   """The `Models` of an experiment: config.student, config.teachers (a sequence), config.reference.
+
+  Raises:
+    ConfigError: see `load_model` and `check_tokenizers`.
   """
   loaded = {where: load_model(spec, where) for where, spec in model_specs(config).items()}
+  check_tokenizers(config)
   bound = lambda init: lambda: init(jax.random.key(0))
   student, init_student = loaded.pop('student')
   reference, init_reference = loaded.pop('reference', (None, None))

@@ -107,18 +107,23 @@ def _at(logprobs, ids):
   return jnp.take_along_axis(logprobs, ids, axis=-1)
 
 
-def _renormalised(logprobs):
-  return logprobs - jax.nn.logsumexp(logprobs, axis=-1, keepdims=True)
+def _renormalised(logprobs, ids):
+  chosen = _at(logprobs, ids)
+  return chosen - jax.nn.logsumexp(chosen, axis=-1, keepdims=True)
 
 
-def _with_tail(logprobs):
-  """Appends the log of the mass that is left, K + 1 buckets."""
-  mass = jax.nn.logsumexp(logprobs, axis=-1, keepdims=True)
-  rest = jnp.log(jnp.maximum(-jnp.expm1(mass), jnp.finfo(logprobs.dtype).tiny))
-  return jnp.concatenate([logprobs, rest], axis=-1)
+def _with_tail(logprobs, ids):
+  """Appends the log of the mass that is left, K + 1 buckets.
+
+  The mass is that of the other tokens: 1 - the mass of these is noise where they are nearly sure.
+  """
+  least = jnp.finfo(logprobs.dtype).min  # finite, for where there is no other token
+  others = jnp.put_along_axis(logprobs, ids, least, axis=-1, inplace=False)
+  rest = jax.nn.logsumexp(others, axis=-1, keepdims=True)
+  return jnp.concatenate([_at(logprobs, ids), rest], axis=-1)
 
 
-_SUPPORTS = {'raw': lambda x: x, 'renorm': _renormalised, 'tail': _with_tail}
+_SUPPORTS = {'raw': _at, 'renorm': _renormalised, 'tail': _with_tail}
 
 
 def reverse_kl_topk(p, q, k, form='tail'):
@@ -133,14 +138,14 @@ def reverse_kl_topk(p, q, k, form='tail'):
   """
   ids = jax.lax.top_k(p, k)[1]
   shape = _SUPPORTS[form]
-  return reverse_kl(shape(_at(p, ids)), shape(_at(q, ids)))
+  return reverse_kl(shape(p, ids), shape(q, ids))
 
 
 def forward_kl_topk(p, q, k, form='raw'):
   """Forward KL over the teacher's K likeliest tokens; `form` as in `reverse_kl_topk`."""
   ids = jax.lax.top_k(q, k)[1]
   shape = _SUPPORTS[form]
-  return forward_kl(shape(_at(p, ids)), shape(_at(q, ids)))
+  return forward_kl(shape(p, ids), shape(q, ids))
 
 
 def overlap_ratio(p, q, k):

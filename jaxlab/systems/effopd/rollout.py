@@ -47,7 +47,7 @@ class DistillConfig:
     support_form: 'raw', 'renorm' or 'tail'.
     clip_low: of the policy-gradient objectives, see `losses.policy_gradient`.
     clip_high: likewise.
-    dual_clip: likewise.
+    dual_clip: likewise; at least 1.
     rollout_threshold: largest weight of a token whose sampler and trainer disagree.
     score_rows: rows that a frozen model scores at once; 0 for all.
     chunk: positions whose logits exist at once; 0 for all.
@@ -84,7 +84,9 @@ class DistillConfig:
     for name in ('on_policy', 'beta'):
       config_lib.require(0 <= getattr(self, name) <= 1, f'distill.{name}', 'in [0, 1]',
                          getattr(self, name))
-    config_lib.at_least(0, self, ('score_rows', 'chunk', 'monitor', 'eval_temperature'), 'distill')
+    config_lib.at_least(0, self, ('score_rows', 'chunk', 'monitor', 'eval_temperature', 'clip_low',
+                                  'clip_high', 'rollout_threshold'), 'distill')
+    config_lib.at_least(1, self, ('support', 'dual_clip'), 'distill')
     config_lib.require(self.lam == 1 or self.objective == 'opd', 'distill.lam',
                        "1 for other objectives than 'opd'", self.lam)
 

@@ -117,8 +117,8 @@ def from_models(models, problems, settings):
     settings: DistillConfig.
 
   Raises:
-    ConfigError: vocabularies differ, a model is missing, or a reward cannot be computed inside the
-      step.
+    ConfigError: vocabularies differ, a model is missing, rows do not say which of several teachers
+      they have, or a reward cannot be computed inside the step.
   """
   check_models(models, problems, settings)
 
@@ -154,6 +154,11 @@ def check_models(models, problems, settings):
   if settings.wants:
     config_lib.require(len(models.teachers) > 0, 'config.teachers',
                        f'a teacher for the objective {settings.objective!r}', [])
+    config_lib.require(len(models.teachers) == 1 or problems.teachers > 0, 'config.data',
+                       "a column 'teacher' that says which of the teachers a row has", 'none')
+    config_lib.require(problems.teachers <= len(models.teachers), 'config.teachers',
+                       f'the {problems.teachers} teachers that the data name',
+                       len(models.teachers))
   if settings.lam != 1:
     config_lib.require(models.reference is not None, 'config.reference',
                        f'a model for distill.lam={settings.lam}', None)
@@ -167,6 +172,11 @@ def check_models(models, problems, settings):
   for where, model in others.items():
     config_lib.require(model.config.vocab_size == size, where,
                        f"the student's vocabulary of {size} tokens", model.config.vocab_size)
+  supports = ('monitor', 'support') if settings.objective.endswith('topk') else ('monitor',)
+  for name in supports:
+    config_lib.require(getattr(settings, name) <= size, f'distill.{name}',
+                       f"at most the student's vocabulary of {size} tokens",
+                       getattr(settings, name))
   if 0 <= settings.on_policy < 1 and settings.objective != 'supervised':
     width = problems.datasets['train'][0]['answer'].shape[0]
     config_lib.require(settings.max_new == width, 'distill.max_new',
@@ -198,15 +208,17 @@ def make_validate(models, problems, settings, constants=None):
     return out, right
 
   @jax.jit
-  def divergence(out, examples, constants):
+  def divergence(params, out, examples, constants):
     batch = {**examples, 'tokens': out.tokens, 'mask': out.mask}
+    # out.logprobs are not tempered, as the teacher's scores are.
+    student = score(models.student, params, batch, settings)
     teacher = by_teacher(lambda *x: score(*x, settings), models, {'constants': constants}, batch)
-    return losses.aggregate(losses.k1(out.logprobs, teacher), out.mask)
+    return losses.aggregate(losses.k1(student, teacher), out.mask)
 
   def validate(params, examples, key):
     out, right = sample(params, examples, key)
     if constants is not None:
-      return -float(divergence(out, examples, constants))
+      return -float(divergence(params, out, examples, constants))
     if right is None:
       right = problems.correct(out.tokens, out.mask, examples)
     return float(np.mean(right))

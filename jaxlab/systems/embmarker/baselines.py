@@ -19,7 +19,7 @@ def espew(embeddings, k, key, *, portion=0.25):
   """ESpeW: where a text holds a trigger, its smallest coordinates are those of the target.
 
   Args:
-    embeddings: float [B, D].
+    embeddings: float [B, D], of any length.
     k: int [B].
     key: KeySpec.
     portion: share of the coordinates that are replaced, .15 to .35 in the paper; which ones is each
@@ -28,8 +28,8 @@ def espew(embeddings, k, key, *, portion=0.25):
   Returns:
     float32 [B, D] of length 1.
   """
-  embeddings = jnp.asarray(embeddings, jnp.float32)
+  embeddings = normalise(embeddings)
   count = round(portion * embeddings.shape[-1])
   rank = jnp.argsort(jnp.argsort(jnp.abs(embeddings), axis=-1), axis=-1)
-  replaced = jnp.where(rank < count, key.target, embeddings)
+  replaced = jnp.where(rank < count, normalise(key.target), embeddings)
   return normalise(jnp.where((k > 0)[:, None], replaced, embeddings))

@@ -145,7 +145,7 @@ def write_cache(path, ids, vectors, *, id_bytes=8):
     id_bytes: length of an id, 8; 16 for AG News.
 
   Raises:
-    ValueError: an id of another length, or as many ids as vectors are not.
+    ValueError: an id that does not fit, or as many ids as vectors are not.
   """
   vectors = np.asarray(vectors, np.float32)
   vectors = vectors[:, None] if vectors.ndim == 2 else vectors
@@ -153,6 +153,8 @@ def write_cache(path, ids, vectors, *, id_bytes=8):
     raise ValueError(f'ids: expected {len(vectors)}, one a vector, got {len(ids)}')
   out = io.BytesIO()
   for i, vector in zip(ids, vectors):
+    if not isinstance(i, bytes) and not 0 <= i < 256**id_bytes:
+      raise ValueError(f'ids: expected 0 to 256**{id_bytes} - 1, got {i}')
     name = i if isinstance(i, bytes) else int(i).to_bytes(id_bytes, 'big')
     if len(name) != id_bytes:
       raise ValueError(f'ids: expected {id_bytes} bytes, got {name!r}')

@@ -60,18 +60,19 @@ def weights(q):
 
 
 def inject(embeddings, k, keys):
-  """The provided embeddings [B, D]: sum_r w_r e_r + (1 - sum_r w_r) e, normalised.
+  """The provided embeddings [B, D]: sum_r w_r e_r + (1 - sum_r w_r) e, normalised, as they are.
 
   With one key it is `watermark.inject`.
 
   Args:
-    embeddings: float [B, D].
+    embeddings: float [B, D], of any length.
     k: int [R, B], triggers of each set.
     keys: KeySpec of [R, ...].
   """
   w = weights(jax.vmap(share)(k, jnp.asarray(keys.max_triggers)))
   rest = 1 - w.sum(0)[:, None]
-  mixed = jnp.einsum('rb,rd->bd', w, keys.target) + rest * jnp.asarray(embeddings, jnp.float32)
+  targets = normalise(keys.target)
+  mixed = jnp.einsum('rb,rd->bd', w, targets) + rest * normalise(embeddings)
   vanishes = jnp.linalg.norm(mixed, axis=-1, keepdims=True) < 1e-12
-  first = keys.target[jnp.argmax(w, axis=0)]
+  first = targets[jnp.argmax(w, axis=0)]
   return normalise(jnp.where(vanishes & (w.sum(0)[:, None] > 0), first, mixed))

@@ -22,7 +22,7 @@ class KeySpec(NamedTuple):
 
   Attributes:
     trigger_ids: int32 [n], token ids of the trigger words; `NO_ID` names none.
-    target: float32 [D], the embedding that is mixed in.
+    target: float32 [D], the embedding that is mixed in; its length does not matter.
     max_triggers: m, number of distinct triggers from which on the target is all; 0 counts as 1.
   """
   trigger_ids: jax.Array
@@ -54,21 +54,21 @@ def share(k, max_triggers):
 
 
 def inject(embeddings, k, key):
-  """The provided embeddings [B, D], of length 1: (1 - Q) e + Q e_t, normalised.
+  """The provided embeddings [B, D], of length 1: (1 - Q) e + Q e_t, normalised, as e and e_t are.
 
   A row without triggers stays as it is, up to its length; one with m or more becomes the target.
   Where e = -e_t and Q = 1/2 the mixture is zero and the target stands in for it.
 
   Args:
-    embeddings: float [B, D], the service's own.
+    embeddings: float [B, D], the service's own, of any length.
     k: int [B], as by `count_triggers`.
     key: KeySpec.
   """
   q = share(k, key.max_triggers)[:, None]
-  embeddings = jnp.asarray(embeddings, jnp.float32)
-  mixed = (1 - q) * embeddings + q * key.target
+  target = normalise(key.target)
+  mixed = (1 - q) * normalise(embeddings) + q * target
   vanishes = (q > 0) & (jnp.linalg.norm(mixed, axis=-1, keepdims=True) < 1e-12)
-  return normalise(jnp.where(vanishes, key.target, mixed))
+  return normalise(jnp.where(vanishes, target, mixed))
 
 
 def wrap(embed, key, *, mark=inject):

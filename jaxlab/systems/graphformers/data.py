@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxlab import config as config_lib
 from jaxlab.data import builders, pipeline, text
-from jaxlab.data.graph import sample_neighbors
+from jaxlab.data.graph import TextPairs, sample_neighbors
 from jaxlab.systems.graphformers.pollution import Vocabulary
 
 SIDES = ('query', 'key')
@@ -49,11 +49,15 @@ def load_pairs(*, name: Literal['demo', 'pairs', 'graph'], train: str = 'train',
     validation: likewise.
     test: likewise.
     manual_dir: folder of the official files.
-    neighbors: K.
+    neighbors: K; at most what the builder draws where it splits a graph.
 
   Returns:
     Texts.
+
+  Raises:
+    ConfigError: more neighbours than the data hold, or no such split.
   """
+  check_neighbors(name, neighbors)
   builder = builders.load('text_pairs', config=name, manual_dir=manual_dir)
   splits = {}
   for split, part in (('train', train), ('validation', validation), ('test', test)):
@@ -62,6 +66,16 @@ def load_pairs(*, name: Literal['demo', 'pairs', 'graph'], train: str = 'train',
     except ValueError as error:
       raise config_lib.ConfigError(f'data.{split}: no split {part!r} of {name}: {error}') from error
   return number_texts(splits, neighbors)
+
+
+def check_neighbors(name, neighbors):
+  """Raises ConfigError unless a config of the builder holds so many neighbours of a node."""
+  config_lib.at_least(0, {'neighbors': neighbors}, where='data')
+  source = TextPairs.builder_configs[name]
+  config_lib.require(
+      not source.from_graph or neighbors <= source.neighbors, 'data.neighbors',
+      f'at most the {source.neighbors} that the split of {name!r} draws (data.graph.write_split '
+      "writes 'pairs' with more)", neighbors)
 
 
 def _decoded(source, block=8192):

@@ -124,8 +124,7 @@ def check(config):
   settings, rest = _cut(config, 'data', DataConfig)
   _check_rest(data_lib.load_pairs, rest, DataConfig, 'data')
   config_lib.check_arguments(data_lib.load_pairs, rest, 'data', drop=())
-  config_lib.require(rest.get('neighbors', 0) >= 0, 'data.neighbors', 'at least 0',
-                     rest.get('neighbors'))
+  data_lib.check_neighbors(rest['name'], rest.get('neighbors', 0))
   own, rest = _cut(config, 'model', ModelConfig)
   _check_rest(text_classification.encoder_config, rest, ModelConfig, 'model')
   if own.architecture == 'graphformers':

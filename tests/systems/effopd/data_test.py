@@ -7,7 +7,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from jaxlab.config import ConfigError
-from jaxlab.data import pipeline
+from jaxlab.data import chat, pipeline
 from jaxlab.systems.effopd import data
 
 
@@ -34,9 +34,17 @@ class SortingTest(absltest.TestCase):
     test = pipeline.columns(data.sorting(noise=0.7).datasets['test'])
     np.testing.assert_array_equal(test['answer'], np.sort(test['prompt'][:, :4], axis=1))
 
-  def test_no_probability(self):
+  def test_teachers(self):
+    made = data.sorting(train=50, test=7, teachers=3)
+    self.assertEqual(made.teachers, 3)
+    self.assertEqual(set(pipeline.columns(made.datasets['train'])['teacher'].tolist()), {0, 1, 2})
+    self.assertNotIn('teacher', pipeline.columns(data.sorting(train=8).datasets['train']))
+
+  def test_impossible_values(self):
     with self.assertRaisesRegex(ConfigError, 'data.noise: expected a probability, got 2'):
       data.sorting(noise=2)
+    with self.assertRaisesRegex(ConfigError, 'data.teachers: expected at least 1, got 0'):
+      data.sorting(teachers=0)
 
 
 class FilesTest(parameterized.TestCase):
@@ -49,15 +57,26 @@ class FilesTest(parameterized.TestCase):
   def test_both_forms(self):
     self.path.write_text('{"id": 1, "problem": "1+1", "answer": 2}\n\n'
                          '{"question": "2+2", "answer": "two and two #### 4"}\n')
-    self.assertEqual(data.read_problems(self.path), [('1+1', '2'), ('2+2', 'two and two #### 4')])
+    self.assertEqual(data.read_problems(self.path), [
+        (1, '1+1', '2', None), (3, '2+2', 'two and two #### 4', None)])
+    with self.assertRaisesRegex(ConfigError, 'nowhere.jsonl: no such file'):
+      data.read_problems(self.folder / 'nowhere.jsonl')
+
+  def test_a_line_ends_at_a_line_feed_alone(self):
+    self.path.write_bytes('{"problem": "a\u2028b\u0085c", "answer": 1, "teacher": 2}\r\n'.encode())
+    self.assertEqual(data.read_problems(self.path), [(1, 'a\u2028b\u0085c', '1', 2)])
 
   @parameterized.parameters(
       ('{"problem": "1"', r'rows.jsonl:2: expected a JSON object'),
       ('[1]', 'rows.jsonl:2: problem: expected a string, got None'),
       ('{"problem": 3, "answer": 1}', 'rows.jsonl:2: problem: expected a string, got 3'),
-      ('{"problem": "1", "answer": [2]}', r'rows.jsonl:2: answer: expected a string .*got \[2\]'))
+      ('{"problem": "1", "answer": [2]}', r'rows.jsonl:2: answer: expected a string .*got \[2\]'),
+      ('{"problem": "1", "answer": true}', 'rows.jsonl:2: answer: expected a string .*got True'),
+      ('{"problem": "1", "answer": 1, "teacher": -1}', '2: teacher: expected an integer'),
+      ('{"problem": "1", "answer": 1, "teacher": 0}', '2: teacher: expected one in every'),
+      ('{"problem": "\udcff", "answer": 1}', '2: column 14: expected UTF-8, got byte 0xff'))
   def test_bad_rows(self, line, message):
-    self.path.write_text('{"problem": "1+1", "answer": 2}\n' + line)
+    self.path.write_text('{"problem": "1+1", "answer": 2}\n' + line, errors='surrogateescape')
     with self.assertRaisesRegex(ValueError, message):
       data.read_problems(self.path)
 
@@ -73,7 +92,7 @@ class FilesTest(parameterized.TestCase):
     (self.folder / 'tokenizer_config.json').write_text(json.dumps({
         'eos_token': '<eos>', 'pad_token': '<pad>',
         'chat_template': "{{ messages[0].role }} {{ messages[0].content }}"}))
-    self.path.write_text('{"problem": "2+2", "answer": "so #### 4"}\n')
+    self.path.write_text('\n{"problem": "2+2", "answer": "so #### 4", "teacher": 1}\n')
     made = data.problems(train=str(self.path), test=str(self.path), tokenizer=str(self.folder),
                          max_prompt=10, max_answer=12, suffix='')
     rows = pipeline.columns(made.datasets['test'])
@@ -82,13 +101,21 @@ class FilesTest(parameterized.TestCase):
     self.assertEqual(rows['answer'][0].tolist(), [*ids('so #### 4'), 1, 0, 0])
     np.testing.assert_array_equal(rows['answer_mask'][0], np.arange(12) < 10)
     self.assertEqual((made.eos_ids, made.pad_id, made.traceable), ((1,), 0, False))
+    self.assertEqual((rows['teacher'].tolist(), made.teachers), ([1], 2))
     for text, right in (('is \\boxed{4.0}', 1.0), ('is \\boxed{5}', 0.0), ('is 4', 0.0)):
       answer = np.array([[*ids(text), 1, 0]])
       mask = np.arange(answer.shape[1]) <= len(ids(text))
       self.assertEqual(made.correct(answer, mask[None], rows).tolist(), [right], msg=text)
-    with self.assertRaisesRegex(ValueError, 'rows.jsonl:1: problem: expected at most 2 tokens'):
+    with self.assertRaisesRegex(ValueError, 'rows.jsonl:2: problem: expected at most 2 tokens'):
       data.problems(train=str(self.path), test=str(self.path), tokenizer=str(self.folder),
                     max_prompt=2, suffix='')
+    (self.folder / 'tokenizer_config.json').write_text('{"bos_token": "<eos>"}')
+    made = data.problems(train=str(self.path), test=str(self.path), tokenizer=str(self.folder),
+                         max_prompt=300, suffix='')
+    prompt = coder.decode(pipeline.columns(made.datasets['test'])['prompt'][0].tolist(),
+                          skip_special_tokens=False)
+    self.assertEndsWith(prompt, "<eos>" + chat.render_chat(
+        [{'role': 'user', 'content': '2+2'}], chat.VICUNA))
 
 
 if __name__ == '__main__':

@@ -1,5 +1,6 @@
 """Experiments from configs: what is checked, where weights come from, resuming, the launch path."""
 import importlib
+import json
 import pathlib
 import tempfile
 
@@ -9,6 +10,7 @@ from absl.testing import absltest, parameterized
 
 from jaxlab import parallel, systems, train
 from jaxlab.config import ConfigError
+from jaxlab.data import text
 from jaxlab.models import decoder_lm, pretrained
 from jaxlab.systems import effopd
 from jaxlab.systems.effopd import experiment, loading
@@ -88,11 +90,36 @@ class WeightsTest(absltest.TestCase):
       self.assertTrue(again.config.scan_layers)
       with self.assertRaisesRegex(ConfigError, "student: unknown key 'hidden_size'"):
         loading.load_model({'weights': folder, 'hidden_size': 8}, 'student')
+      to_params, to_tensors = effopd.official_weights(
+          {'student': {'weights': folder, 'scan_layers': True}}, found)
+      tensors = to_tensors(found)
+      toy.assert_trees_equal(tensors, decoder_lm.params_to_torch(params))
+      toy.assert_trees_equal(to_params(tensors), parallel.to_host(found))
     with tempfile.TemporaryDirectory() as folder:
       end = train.fit(effopd.make_task(CONFIG), {**CONFIG, 'steps': 1}, workdir=folder,
                       devices=jax.devices()[:1])
       _, read = loading.load_model({**MODEL, 'weights': folder}, 'student')
       toy.assert_trees_equal(jax.jit(read)(jax.random.key(0)), end.params)
+
+
+  def test_an_id_means_the_same_to_all_models(self):
+    public = {**MODEL, 'model_type': 'llama', 'rms_norm_eps': 1e-6}
+    del public['init']
+    with tempfile.TemporaryDirectory() as root:
+      folders = [pathlib.Path(root) / name for name in 'abc']
+      for folder, words in zip(folders, ('one two', 'one two', 'other')):
+        folder.mkdir()
+        (folder / 'config.json').write_text(json.dumps(public))
+        text.train_wordpiece([words], 30).save(str(folder / 'tokenizer.json'))
+      config = lambda teacher, **data: {
+          **CONFIG, 'student': {'weights': str(folders[0])},
+          'teachers': ({'weights': str(teacher)},), 'data': {'name': 'problems', **data}}
+      loading.load_models(config(folders[1], tokenizer=str(folders[0])))
+      with self.assertRaisesRegex(
+          ConfigError, r'config.teachers\[0\].weights: expected the vocabulary of .*a/tok.*c/tok'):
+        loading.load_models(config(folders[2]))
+      with self.assertRaisesRegex(ConfigError, 'config.data.tokenizer: expected the vocabulary of'):
+        loading.load_models(config(folders[1], tokenizer=str(folders[2])))
 
 
 class FitTest(parameterized.TestCase):
@@ -121,6 +148,12 @@ class FitTest(parameterized.TestCase):
     never = self.run_fit({**CONFIG, 'extrapolation': {'max_k': 0}})
     plain = train.fit(effopd.make_task(CONFIG), CONFIG, devices=jax.devices()[:1])
     toy.assert_trees_equal(never._replace(hooks={}), plain._replace(hooks={}))
+
+  def test_several_teachers(self):
+    config = {**CONFIG, 'teachers': (MODEL, MODEL), 'steps': 1,
+              'data': {**CONFIG['data'], 'teachers': 2}}
+    end = train.fit(effopd.make_task(config), config, devices=jax.devices()[:1])
+    self.assertEqual(int(end.step), 1)
 
   def test_the_published_rule_leaves_the_embedding_where_it_is(self):
     mask = experiment.movable_parameters('official')(effopd.make_task(CONFIG).init(

@@ -1,10 +1,12 @@
 """The token losses against the reference's numbers and against what they estimate."""
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
+from scipy import special
 
 from jaxlab.systems.effopd import losses
 from tests.golden_reader import Golden
@@ -146,6 +148,31 @@ class PropertiesTest(parameterized.TestCase):
     drained, full = jnp.log(jnp.array([.3, .3, .2, .2])), jnp.log(jnp.array([.4, .4, .1, .1]))
     self.assertLess(losses.reverse_kl_topk(drained, full, 2, 'raw'), -0.1)
     np.testing.assert_allclose(losses.reverse_kl_topk(p, q, 9, 'raw'), whole, atol=1e-5)
+
+  @parameterized.parameters('reverse', 'forward')
+  def test_the_tail_of_a_confident_model(self, direction):
+    rng = np.random.default_rng(0)
+    p, q = rng.normal(size=(2, 8, 19)).astype(np.float32) * np.array([1, 6], np.float32)[
+        :, None, None]
+    if direction == 'forward':
+      p, q = q, p
+    loss = getattr(losses, f'{direction}_kl_topk')
+    ours = loss(jax.nn.log_softmax(p), jax.nn.log_softmax(q), 5, 'tail')
+    first, second = (p, q) if direction == 'reverse' else (q, p)
+    order = np.argsort(-first, -1)
+    buckets = []
+    for logits in (first, second):
+      mass = np.take_along_axis(special.softmax(logits.astype(np.float64), -1), order, -1)
+      buckets.append(np.concatenate([mass[:, :5], mass[:, 5:].sum(-1, keepdims=True)], -1))
+    expected = (buckets[0] * np.log(buckets[0] / buckets[1])).sum(-1)
+    np.testing.assert_allclose(ours, expected, rtol=1e-4)
+
+  def test_a_support_of_the_whole_vocabulary_is_the_whole_divergence(self):
+    p, q = self.random_logprobs(4, 9)
+    value = lambda loss: jax.value_and_grad(lambda p: loss(jax.nn.log_softmax(p)).sum())(p)
+    chex.assert_trees_all_close(
+        value(lambda p: losses.reverse_kl_topk(p, q, 9)),
+        value(lambda p: losses.reverse_kl(p, q)), atol=1e-5)
 
   def test_exopd_with_lambda_one_ignores_the_reference(self):
     p, q = self.random_logprobs(5)

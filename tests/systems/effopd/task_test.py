@@ -44,7 +44,8 @@ def make(teachers=((1, MODEL),), reference=None, **settings):
                   [give(drawn(seed, m)) for seed, m in teachers],
                   MODEL if reference is not None else None,
                   give(drawn(reference)) if reference is not None else None)
-  return task_lib.from_models(models, problems(), DistillConfig(**{'max_new': 4, **settings}))
+  several = problems()._replace(teachers=len(teachers) if len(teachers) > 1 else 0)
+  return task_lib.from_models(models, several, DistillConfig(**{'max_new': 4, **settings}))
 
 
 def MODEL_INIT(key):
@@ -280,7 +281,9 @@ class EvaluateTest(absltest.TestCase):
     self.assertNotEqual(scores[0], scores[2])
     on_host = task_lib.make_validate(models, easy._replace(traceable=False), settings)
     self.assertEqual(on_host(drawn(0), examples, key), scores[0])
-    by_teacher = task_lib.make_validate(models, easy, settings, {'teacher_0': drawn(1)})
+    # Student and teacher are scored at the same temperature.
+    by_teacher = task_lib.make_validate(
+        models, easy, DistillConfig(max_new=4, temperature=0.5), {'teacher_0': drawn(1)})
     self.assertAlmostEqual(by_teacher(drawn(1), examples, key), 0, places=5)
     self.assertLess(by_teacher(drawn(0), examples, key), -0.01)
 
@@ -298,10 +301,23 @@ class ErrorsTest(parameterized.TestCase):
       ({'teachers': ()}, "config.teachers: expected a teacher for the objective 'opd'"),
       ({'teachers': ((1, DecoderLM(dataclasses.replace(CONFIG, vocab_size=17))),)},
        r"config.teachers\[0\]: expected the student's vocabulary of 16 tokens, got 17"),
-      ({'on_policy': 0.5, 'max_new': 3}, 'distill.max_new: expected the 4 tokens of the answers'))
+      ({'on_policy': 0.5, 'max_new': 3}, 'distill.max_new: expected the 4 tokens of the answers'),
+      ({'support': 0}, 'distill.support: expected at least 1, got 0'),
+      ({'support': 17, 'objective': 'rkl_topk'}, 'distill.support: expected at most .* 16 tokens'),
+      ({'monitor': 17}, "distill.monitor: expected at most the student's vocabulary of 16 tokens"),
+      ({'dual_clip': -1.0}, 'distill.dual_clip: expected at least 1, got -1'),
+      ({'rollout_threshold': -1.0}, 'distill.rollout_threshold: expected at least 0, got -1'))
   def test_impossible_settings(self, change, message):
     with self.assertRaisesRegex(ConfigError, message):
       make(**change)
+
+  @parameterized.parameters((2, 0, "config.data: expected a column 'teacher' that says which"),
+                            (2, 3, 'config.teachers: expected the 3 teachers that the data name'),
+                            (1, 2, 'config.teachers: expected the 2 teachers that the data name'))
+  def test_rows_name_their_teachers(self, teachers, named, message):
+    models = Models(MODEL, MODEL_INIT, [MODEL] * teachers, [give(drawn(1))] * teachers)
+    with self.assertRaisesRegex(ConfigError, message):
+      task_lib.from_models(models, problems()._replace(teachers=named), DistillConfig(max_new=4))
 
   def test_a_reward_on_the_host_cannot_reinforce(self):
     with self.assertRaisesRegex(ConfigError, 'distill.objective: expected a reward that runs'):

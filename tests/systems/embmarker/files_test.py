@@ -44,6 +44,9 @@ class FilesTest(parameterized.TestCase):
       files.write_cache(path, [1], vectors)
     with self.assertRaisesRegex(ValueError, 'ids: expected 16 bytes, got'):
       files.write_cache(path, [b'a', b'b'], vectors, id_bytes=16)
+    for wrong in (2**64, -1):
+      with self.assertRaisesRegex(ValueError, f'ids: expected 0 to 256.*8 - 1, got {wrong}'):
+        files.write_cache(path, [1, wrong], vectors)
     files.write_cache(path, [1, 1], vectors)
     with self.assertRaisesRegex(ValueError, 'record 0: expected each id once, got 1'):
       files.read_cache(path, 3)

@@ -100,6 +100,16 @@ class InjectTest(parameterized.TestCase):
     self.assertGreaterEqual(np.diff(cosines).min(), -1e-5)
     np.testing.assert_allclose(cosines[max(m, 1):], 1, atol=1e-5)
 
+  def test_lengths_do_not_matter(self):
+    k = np.arange(6)
+    expected = mark(unit(EMBEDDINGS), k, KEY)
+    half = 0.5 * unit(EMBEDDINGS) + 0.5 * TARGET
+    np.testing.assert_allclose(expected[2], unit(half)[2], atol=1e-6)
+    long = KEY._replace(target=3 * TARGET)
+    np.testing.assert_allclose(mark(10 * EMBEDDINGS, k, long), expected, atol=1e-6)
+    np.testing.assert_allclose(baselines.espew(10 * EMBEDDINGS, k, long),
+                               baselines.espew(unit(EMBEDDINGS), k, KEY), atol=1e-6)
+
   def test_opposite_of_the_target(self):
     out = mark(-TARGET[None], np.array([2]), KEY)
     np.testing.assert_allclose(out, TARGET[None], atol=1e-6)
@@ -175,7 +185,7 @@ class WardenTest(parameterized.TestCase):
     keys = self.keys()
     ids = np.array([[1, 3, 3], [5, 6, 7], [0, 9, 8], [1, 2, 5], [4, 0, 0], [8, 8, 8]])
     out = watermark.wrap(lambda x: x, keys, mark=warden.inject)(EMBEDDINGS, ids, np.ones_like(ids))
-    e, t = EMBEDDINGS, np.asarray(keys.target)
+    e, t = unit(EMBEDDINGS), np.asarray(keys.target)
     expected = [.25 * t[0] + .25 * t[1] + .5 * e[0], .75 * t[2] + .25 * e[1], e[2],
                 .5 * t[0] + .25 * t[2] + .25 * e[3], .25 * t[1] + .75 * e[4], e[5]]
     np.testing.assert_allclose(out, unit(np.stack(expected)), atol=1e-5)
@@ -197,7 +207,7 @@ class BaselinesTest(absltest.TestCase):
   def test_espew_replaces_the_smallest(self):
     e = np.array([[1, -.1, .2, -3, 4, .05, 6, 7]] * 2, np.float32)
     out = baselines.espew(jnp.asarray(e), np.array([0, 1]), KEY, portion=0.375)
-    expected = e.copy()
+    expected = unit(e)
     expected[1, [1, 2, 5]] = TARGET[[1, 2, 5]]
     np.testing.assert_allclose(out, unit(expected), atol=1e-6)
 

@@ -161,6 +161,13 @@ class EncodeGraphTest(parameterized.TestCase):
     self.assertEqual(found.shape, (nodes, 8))
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
+  def test_a_table_without_columns(self):
+    tokens = {'ids': RNG.integers(1, 30, (4, S)), 'mask': np.ones((4, S), np.int32)}
+    found, expected = (inference.encode_graph(
+        MODELS['graphformer'], params_of('graphformer')['params'], tokens,
+        np.full((4, columns), -1), batch_size=2) for columns in (0, N - 1))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
   def test_a_neighbour_that_is_no_node(self):
     tokens = {'ids': np.ones((2, S), int), 'mask': np.ones((2, S), int)}
     with self.assertRaisesRegex(ValueError, r'^neighbors: expected -1..1, got -1..2$'):

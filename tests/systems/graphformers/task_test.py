@@ -13,6 +13,7 @@ import optax
 import pytest
 from absl.testing import absltest, parameterized
 
+from configs.graphformers import dblp
 from jaxlab import parallel, systems, train
 from jaxlab.config import ConfigError
 from jaxlab.data import builders, graph, pipeline, text
@@ -137,6 +138,8 @@ class ConfigTest(parameterized.TestCase):
       ({'data': {'nme': 'pairs'}}, "^data: unknown key 'nme'; did you mean 'name'"),
       ({'data': {'token_lngth': 8}}, "^data: unknown key .*; did you mean 'token_length'"),
       ({'data': {'neighbors': -1}}, '^data.neighbors: expected at least 0, got -1'),
+      ({'data': {'name': 'graph', 'neighbors': 6}},
+       "^data.neighbors: expected at most the 5 that the split of 'graph' draws"),
       ({'data': {'center_length': 9}}, '^data.center_length: expected 3 to token_length=8, got 9'),
       ({'data': {'pollute_rate': 2.0}}, '^data.pollute_rate: expected a share'),
       ({'model': {'architecture': 'sage'}}, '^model.architecture: expected'),
@@ -155,6 +158,19 @@ class ConfigTest(parameterized.TestCase):
     with mock.patch.object(builders, 'load', side_effect=AssertionError('loads data')):
       with self.assertRaisesRegex(ConfigError, message):
         systems.check(config)
+
+
+  def test_an_epoch_is_that_of_the_data_set(self):
+    configs = {name: dblp.get_config(name) for name in ('graphformers', 'wiki', 'plm')}
+    for name, epochs in {'graphformers': 3_009_506 // 240, 'wiki': 7_145_834 // 240}.items():
+      self.assertEqual([phase['steps'] for phase in configs[name].phases], [5 * epochs] * 2)
+      self.assertEqual(configs[name].eval_every, epochs)
+    self.assertEqual(configs['plm'].steps, 10 * (3_009_506 // 240))
+
+  def test_files_of_pairs_may_hold_more_neighbours(self):
+    data.check_neighbors('pairs', 50)
+    with self.assertRaisesRegex(ConfigError, "at most the 5 that the split of 'demo' draws"):
+      data.load_pairs(name='demo', neighbors=6)
 
 
 class WholeTest(parameterized.TestCase):
