@@ -2,7 +2,6 @@
 import dataclasses
 from typing import Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -175,9 +174,7 @@ def from_model(model, spec, datasets, *, encoder=None):
   def init(key):
     params = model.init(key, jnp.zeros((1, 8), jnp.int32))['params']
     if encoder is not None:
-      shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params['bert'])
-      fetch = lambda: jax.tree.map(lambda x, s: np.asarray(x, s.dtype), encoder, shapes)
-      params = {**params, 'bert': jax.pure_callback(fetch, shapes)}
+      params = {**params, 'bert': bert.from_host(encoder, params['bert'])}
     return {'params': params}
 
   def loss(variables, batch, key):

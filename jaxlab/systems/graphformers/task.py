@@ -14,7 +14,7 @@ from jaxlab import parallel
 from jaxlab.data import graph as graph_lib
 from jaxlab.data import pipeline, text
 from jaxlab.losses import contrastive
-from jaxlab.models import bert_weights
+from jaxlab.models import bert, bert_weights
 from jaxlab.systems.graphformers import data as data_lib
 from jaxlab.systems.graphformers import metrics, pollution, weights
 from jaxlab.systems.graphformers.inference import encode_graph
@@ -225,10 +225,7 @@ def from_model(model, datasets, vocabulary, *, score_scale=1.0, candidates=300, 
     ids = jnp.zeros((1, 2, 4), jnp.int32)
     params = model.init(key, ids, jnp.ones_like(ids), jnp.ones((1, 2)))['params']
     if encoder is not None:
-      # The weights stay on the host until they are asked for, not in the program.
-      shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params['bert'])
-      fetch = lambda: jax.tree.map(lambda x, s: np.asarray(x, s.dtype), encoder, shapes)
-      params = weights.with_encoder(params, jax.pure_callback(fetch, shapes))
+      params = weights.with_encoder(params, bert.from_host(encoder, params['bert']))
     return {'params': params}
 
   def encode(variables, batch, side, **options):
