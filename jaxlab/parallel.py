@@ -175,7 +175,8 @@ def local_devices(devices=None):
 def split(batch, devices=None):
   """Cuts leaves [B, ...], this process's rows, into [local devices, B / local devices, ...]."""
   count = len(local_devices(devices))
-  return jax.tree.map(lambda x: np.reshape(x, (count, -1) + np.shape(x)[1:]), batch)
+  cut = lambda x: np.reshape(x, (count, len(x) // count) + np.shape(x)[1:])
+  return jax.tree.map(cut, batch)
 
 
 def shard(tree, axis=BATCH, devices=None):

@@ -68,9 +68,9 @@ class CallSource:
     ids, times = zip(*(np.unique(self._sampler.draw(r), return_counts=True) for r in rounds))
     longest = max(clients_lib.num_steps(self._clients.sizes[i], settings.work).max(initial=1)
                   for i in ids)
-    steps = clients_lib.padded_steps(longest)
+    steps, slots = clients_lib.padded_steps(longest), self._slots(ids)
     cohorts = jax.tree.map(lambda *x: np.stack(x, axis=1), *(
-        self._make(i, round_number=r, steps=steps, slots=self._slots(ids), times=t)
+        self._make(i, round_number=r, steps=steps, slots=slots, times=t)
         for i, t, r in zip(ids, times, rounds)))
     waste = clients_lib.padding_waste(cohorts.index, self._chunk)
     everyone = np.concatenate(ids)

@@ -30,8 +30,6 @@ def encode_graph(model, params, tokens, neighbors, *, centers=None, batch_size=2
   if neighbors.size and not -1 <= neighbors.min() <= neighbors.max() < count:
     raise ValueError(f'neighbors: expected -1..{count - 1}, got {neighbors.min()}..'
                      f'{neighbors.max()}')
-  if not neighbors.shape[1]:  # a column that is nobody, for rows of nothing cannot be split
-    neighbors = np.full((count, 1), -1, np.int32)
   params = parallel.place(params)
   states = np.concatenate(list(_map_rows(_neighbor_states(model), params, tokens, batch_size)))
   rows = {**(centers or tokens), 'neighbors': neighbors.astype(np.int32)}
