@@ -1,6 +1,5 @@
 """What the launch scripts share: flags, configs with overrides, one clear line for bad input."""
 import contextlib
-import json
 import logging
 import os
 import pathlib
@@ -72,11 +71,7 @@ def workdir_config(holder):
   path = pathlib.Path(require_flag(holder)) / 'config.json'
   if not path.exists():
     raise config_lib.ConfigError(f'--workdir={holder.value}: no run there (config.json is missing)')
-  try:
-    return json.loads(path.read_text())
-  except ValueError as error:
-    raise config_lib.ConfigError(
-        f'--workdir={holder.value}: config.json: expected json ({error})') from error
+  return config_lib.read_saved(holder.value)
 
 
 def run(main, description, all_cores=lambda: False):

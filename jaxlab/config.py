@@ -8,6 +8,8 @@ every brick may use it.
 import collections.abc
 import difflib
 import inspect
+import json
+import pathlib
 import types
 import typing
 
@@ -80,6 +82,14 @@ def section(config, key):
     raise ConfigError(f'config.{key}: missing')
   check_type(config[key], collections.abc.Mapping, f'config.{key}')
   return config[key]
+
+
+def read_saved(directory):
+  """The config that a run saved in its workdir, config.json; ConfigError if it is no json."""
+  try:
+    return json.loads(pathlib.Path(directory, 'config.json').read_text())
+  except ValueError as error:
+    raise ConfigError(f'--workdir={directory}: config.json: expected json ({error})') from error
 
 
 def _matches(value, annotation):

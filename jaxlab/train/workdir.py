@@ -6,7 +6,7 @@ import pathlib
 import jax
 
 from jaxlab import parallel
-from jaxlab.config import ConfigError
+from jaxlab.config import ConfigError, read_saved
 
 
 def plain(config):
@@ -68,11 +68,7 @@ def open_workdir(directory, config):
   directory = pathlib.Path(directory).absolute()
   path, mine = directory / 'config.json', json.loads(json.dumps(plain(config)))
   if path.exists():
-    try:
-      theirs = json.loads(path.read_text())
-    except ValueError as error:
-      raise ConfigError(f'--workdir={directory}: config.json: expected json ({error})') from error
-    key = first_difference(mine, theirs)
+    key = first_difference(mine, read_saved(directory))
     if key:
       raise ConfigError(
           f'--workdir={directory}: holds a run of another config; first difference at {key}')
