@@ -216,12 +216,13 @@ def run_rounds(state, cohorts, table, constants, rows, *, task, settings, client
 def default_clients_per_vmap(params):
   """How many clients of these parameters run side by side on a device.
 
-  Measured on the CPU by benchmarks/federated_rounds.py: small ones gain from fewer programs, large
-  ones lose the cache. 32 on accelerators is a guess.
+  Measured on the CPU by benchmarks/federated_rounds.py: small ones gain from fewer operations,
+  large ones lose the cache. 32 on accelerators is a guess.
   """
   if jax.default_backend() != 'cpu':
     return 32
-  return 4 if sum(leaf.size for leaf in jax.tree.leaves(params)) <= 2**16 else 1
+  size = sum(leaf.size for leaf in jax.tree.leaves(params))
+  return 4 if size <= 2**15 else 2 if size <= 2**16 else 1
 
 
 def side_by_side(asked, params, cohort_size, num_devices):

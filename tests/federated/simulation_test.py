@@ -90,7 +90,8 @@ class SimulateTest(parameterized.TestCase):
   def test_small_models_run_several_clients_side_by_side(self):
     tree = lambda size: {'kernel': np.zeros((size - 10, 1)), 'bias': np.zeros(10)}
     default = simulation.default_clients_per_vmap
-    self.assertEqual([default(tree(size)) for size in (11, 2**16, 2**16 + 1)], [4, 4, 1])
+    sizes = (11, 2**15, 2**15 + 1, 2**16, 2**16 + 1)
+    self.assertEqual([default(tree(size)) for size in sizes], [4, 4, 2, 2, 1])
     with mock.patch.object(jax, 'default_backend', lambda: 'gpu'):
       self.assertEqual(default(tree(11)), 32)
 
