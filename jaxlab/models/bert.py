@@ -101,7 +101,11 @@ def roberta_positions(ids, pad_token_id):
 
 
 class Embeddings(nn.Module):
-  """LN(word + position + token type), then dropout."""
+  """LN(word + position + token type), then dropout.
+
+  As PyTorch's padding_idx has it, the row of the padding starts at zero and gets no gradient from
+  where it is looked up: of the words, and of RoBERTa's positions. `attend` does give it one.
+  """
   config: BertConfig
 
   def setup(self):
@@ -110,20 +114,28 @@ class Embeddings(nn.Module):
     table = lambda rows, init=normal: nn.Embed(rows, c.hidden_size, dtype=dtype,
                                                embedding_init=init)
 
-    def padded(*args):  # the row of the padding starts at zero
+    def padded(*args):
       return normal(*args).at[c.pad_token_id].set(0)
 
     if c.vocab_size:
       self.word = table(c.vocab_size, padded)
-    self.position = table(c.max_position_embeddings)
+    self.position = table(c.max_position_embeddings, padded if c.is_roberta else normal)
     if c.type_vocab_size:
       self.token_type = table(c.type_vocab_size)
     self.norm = layer_norm(c.layer_norm_eps, dtype)
     self.dropout = nn.Dropout(c.hidden_dropout_prob)
 
   def __call__(self, ids, token_type, positions, inputs_embeds, deterministic):
-    x = self.word(ids) if inputs_embeds is None else inputs_embeds.astype(self.config.dtype)
-    x = x + self.position(positions)
+    def fixed_padding(x, index):
+      pad = (index == self.config.pad_token_id)[..., None]
+      return jnp.where(pad, jax.lax.stop_gradient(x), x)
+
+    if inputs_embeds is None:
+      x = fixed_padding(self.word(ids), ids)
+    else:
+      x = inputs_embeds.astype(self.config.dtype)
+    position = self.position(positions)
+    x = x + (fixed_padding(position, positions) if self.config.is_roberta else position)
     if self.config.type_vocab_size:
       x = x + self.token_type(jnp.zeros((1, 1), jnp.int32) if token_type is None else token_type)
     return self.dropout(self.norm(x), deterministic=deterministic)

@@ -209,6 +209,31 @@ class InvarianceTest(chex.TestCase):
     word = params['embeddings']['word']['embedding']
     self.assertEqual(float(jnp.abs(word[0]).max()), 0)
     self.assertAlmostEqual(float(word[1:].std()), 0.02, delta=0.003)
+    roberta = dataclasses.replace(SMALL, model_type='roberta', pad_token_id=1)
+    params = jax.jit(bert.Bert(roberta).init)(jax.random.key(0), IDS)['params']
+    for name in ('word', 'position'):
+      row = np.abs(params['embeddings'][name]['embedding']).max(-1)
+      self.assertEqual(row[1], 0, name)
+      self.assertGreater(row[0], 0, name)
+
+  @parameterized.parameters(('bert', 0), ('roberta', 1))
+  def test_looking_up_the_padding_gives_it_no_gradient(self, family, pad):
+    model = bert.MaskedLM(dataclasses.replace(SMALL, model_type=family, pad_token_id=pad,
+                                              num_hidden_layers=1))
+    ids = np.array([[5, 6, 7, pad, pad], [8, 9, pad, pad, pad]])
+    params = jax.jit(model.init)(jax.random.key(0), ids)['params']
+
+    def gradient(pick):
+      loss = lambda params: jnp.sum((1 + pick(*model.apply({'params': params}, ids))) ** 3)
+      tables = jax.grad(loss)(params)['bert']['embeddings']
+      return {name: np.abs(table['embedding']).max(-1) for name, table in tables.items()
+              if name != 'norm'}
+
+    looked_up = gradient(lambda logits, output: output.last)  # of all tokens, the padding's too
+    self.assertEqual(looked_up['word'][pad], 0)
+    self.assertGreater(looked_up['word'][[5, 6, 7, 8, 9]].min(), 0)
+    self.assertEqual(looked_up['position'][pad] > 0, family == 'bert')
+    self.assertGreater(gradient(lambda logits, output: logits)['word'][pad], 0)  # tied
 
   def test_bfloat16_computes_and_float32_is_stored(self):
     _, params = small()
