@@ -17,7 +17,7 @@ from jaxlab.federated.round import Cohort, RoundState, federated_round
 from jaxlab.federated.settings import federated_config
 from jaxlab.federated.types import tree_bytes
 from jaxlab.task import split_variables
-from jaxlab.train.checkpoints import fingerprint
+from jaxlab.train.checkpoints import fingerprint, load_collection
 from jaxlab.train.evaluation import Evaluator
 from jaxlab.train.phases import check_splits
 from jaxlab.train.rows import of_rows
@@ -108,7 +108,9 @@ def simulate(task, config, *, workdir=None, state=None, hooks=(), devices=None,
 
   Args:
     task: Task without running state.
-    config: mapping with 'federated' (see FederatedConfig) and 'seed'; other keys are ignored.
+    config: mapping with 'federated' (see FederatedConfig), 'seed' and 'init_from', the folder of a
+      run, central or federated, whose parameters the first round starts from; other keys are
+      ignored.
     workdir: folder of the run, or None to keep nothing.
     state: FederatedState to start from; None initialises.
     hooks: sequence of `train.Hook`, called with (state, round).
@@ -119,7 +121,8 @@ def simulate(task, config, *, workdir=None, state=None, hooks=(), devices=None,
     The final FederatedState, on the devices.
 
   Raises:
-    ConfigError: impossible settings, before anything compiles.
+    ConfigError: impossible settings or parameters in `init_from` that do not fit, before anything
+      compiles.
     FloatingPointError: `max_bad_rounds` rounds in a row were refused.
     OSError: a checkpoint or metric could not be written; earlier checkpoints are kept.
   """
@@ -137,8 +140,10 @@ def simulate(task, config, *, workdir=None, state=None, hooks=(), devices=None,
 
   with Run(config, workdir, unit='round', total=settings.rounds, keep=settings.keep,
            profile_steps=profile_steps) as run:
-    fresh, constants = jax.jit(build)()
-    restored, sent = run.resume(lambda meta: shapes[0]), (0, 0)
+    restored, sent, params = run.resume(lambda meta: shapes[0]), (0, 0), None
+    if config.get('init_from') and not restored and state is None:
+      params = load_collection(config['init_from'], shapes[0].params)
+    fresh, constants = jax.jit(build)(params)
     if restored:
       _, state, _, meta = restored
       sent = meta['sent']
@@ -153,10 +158,11 @@ def simulate(task, config, *, workdir=None, state=None, hooks=(), devices=None,
     return state
 
 
-def _initial_state(task, settings, seed, hooks):
-  """(state before the first round, constants)."""
+def _initial_state(task, settings, seed, hooks, params=None):
+  """(state before the first round, constants); `params` in place of the task's own."""
   init_key, key = jax.random.split(jax.random.key(seed))
-  params, running, constants = split_variables(task.init(init_key))
+  own, running, constants = split_variables(task.init(init_key))
+  params = own if params is None else params
   config_lib.require(not running, 'federated', 'a task without running collections',
                      sorted(running))
   algorithm = settings.make_algorithm(None)

@@ -3,6 +3,7 @@ import dataclasses
 import json
 import logging
 import pathlib
+import shutil
 import tempfile
 from unittest import mock
 
@@ -99,6 +100,24 @@ class SimulateTest(parameterized.TestCase):
   def test_no_more_side_by_side_than_a_device_has(self, asked, cohort_size, count, expected):
     params = {'kernel': np.zeros(9)}
     self.assertEqual(simulation.side_by_side(asked, params, cohort_size, count), expected)
+
+  def test_init_from_takes_the_weights_of_another_run(self):
+    task = toy.softmax_task(rows=60)
+    still = {**config(algorithm={'name': 'fedavg'}, rounds=2,
+                      client_optimizer={'name': 'sgd', 'learning_rate': 0.0}), 'seed': 5}
+    with tempfile.TemporaryDirectory() as folder:
+      central, rounds = f'{folder}/central', f'{folder}/rounds'
+      first = train.fit(task, {
+          'seed': 1, 'batch_size': 8, 'steps': 3,
+          'optimizer': {'name': 'sgd', 'learning_rate': 0.1}}, workdir=central)
+      second = federated.simulate(task, {**still, 'init_from': central}, workdir=rounds)
+      toy.assert_trees_equal(first.params, second.params)
+      shutil.rmtree(central)  # a run that goes on does not look there again
+      federated.simulate(task, {**still, 'init_from': central}, workdir=rounds)
+      third = federated.simulate(task, {**still, 'init_from': rounds})
+      toy.assert_trees_equal(first.params, third.params)
+      with self.assertRaisesRegex(ConfigError, 'nowhere: no checkpoint there'):
+        federated.simulate(task, {**still, 'init_from': f'{folder}/nowhere'})
 
   def test_rounds_per_call_changes_nothing(self):
     task = toy.softmax_task(rows=60, noise=0.1)

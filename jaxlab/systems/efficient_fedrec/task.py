@@ -8,6 +8,7 @@ import optax
 from jaxlab import config as config_lib
 from jaxlab.federated import settings
 from jaxlab.federated.algorithms import server_descent
+from jaxlab.optim.hyperparameters import check_range
 from jaxlab.systems.efficient_fedrec.algorithm import efficient_fedrec
 from jaxlab.tasks import news as news_task
 from jaxlab.tasks.news import check
@@ -21,8 +22,8 @@ def _settings(*, server_learning_rate: float, union_size: int, train_news: bool 
               share_dropout: bool = True, chunk: int = 128):
   """Reads the mapping `config.federated.algorithm`: (rate of Adam, arguments of the algorithm)."""
   config_lib.at_least(1, {'union_size': union_size, 'chunk': chunk}, where='federated.algorithm')
-  config_lib.require(server_learning_rate > 0, 'federated.algorithm.server_learning_rate',
-                     'more than 0', server_learning_rate)
+  check_range('learning_rate', server_learning_rate,
+              'federated.algorithm.server_learning_rate')
   return server_learning_rate, {'union_size': union_size, 'train_news': train_news,
                                 'share_dropout': share_dropout, 'chunk': chunk}
 

@@ -1,6 +1,5 @@
 """Prompts with answers that can be checked: sorting digits, and mathematics problems from files."""
 import json
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlab import config as config_lib
-from jaxlab.data import chat, pipeline, text
+from jaxlab.data import chat, documents, pipeline, text
 from jaxlab.models.generate import pad_left
 from jaxlab.systems.effopd import answers
 
@@ -110,8 +109,8 @@ def problems(*, train: str, test: str, tokenizer: str, max_prompt: int = 2048,
                                   source or _NO_TEMPLATE, **options)
       prompts.append(coder.encode(rendered, add_special_tokens=False).ids)
       if len(prompts[-1]) > max_prompt:
-        raise ValueError(f'{path}:{row.line}: problem: expected at most {max_prompt} tokens, got '
-                         f'{len(prompts[-1])}')
+        raise ValueError(f'{path}: line {row.line}: problem: expected at most {max_prompt} tokens, '
+                         f'got {len(prompts[-1])}')
     solutions = [coder.encode(row.answer, add_special_tokens=False).ids[:max_answer - 1] +
                  [*ends[:1]] for row in rows]
     # Row numbers run on over the splits, so that they find the truth without knowing the split.
@@ -161,19 +160,12 @@ def read_problems(path):
     ConfigError: there is no such file.
     ValueError: no row, or a line that is no such object; file, line and field are named.
   """
-  path, rows = pathlib.Path(path), []
-  if not path.is_file():
-    raise config_lib.ConfigError(f'{path}: no such file')
-  # Lines of bytes: those of a text also end at U+2028, which JSON may hold.
-  for number, line in enumerate(path.read_bytes().splitlines(), 1):
+  rows = []
+  for number, (where, line) in enumerate(documents.read_lines(path), 1):
     if not line.strip():
       continue
-    where = f'{path}:{number}'
     try:
-      row = json.loads(line.decode('utf-8'))
-    except UnicodeDecodeError as error:
-      raise ValueError(f'{where}: column {error.start + 1}: expected UTF-8, got byte '
-                       f'{line[error.start]:#04x}') from error
+      row = json.loads(line)
     except ValueError as error:
       raise ValueError(f'{where}: expected a JSON object ({error})') from error
     problem = row.get('problem', row.get('question')) if isinstance(row, dict) else None

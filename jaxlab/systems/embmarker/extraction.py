@@ -99,7 +99,9 @@ def copier_task(model, datasets, *, encoder=None):
   """
   def init(key):
     params = model.init(key, jnp.zeros((1, 8), jnp.int32), jnp.ones((1, 8)))['params']
-    return {'params': params if encoder is None else {**params, 'bert': encoder}}
+    if encoder is not None:
+      params = {**params, 'bert': bert.from_host(encoder, params['bert'])}
+    return {'params': params}
 
   def apply(variables, batch, **options):
     return model.apply({'params': variables['params']}, batch['ids'], batch['mask'], **options)

@@ -14,6 +14,7 @@ from jaxlab.federated import attacks, settings, simulation
 from jaxlab.federated import clients as clients_lib
 from jaxlab.federated.algorithms import server_descent
 from jaxlab.federated.round import Threat
+from jaxlab.optim.hyperparameters import check_range
 from jaxlab.systems.ua_fedrec import attack as attack_lib
 from jaxlab.tasks import news as news_task
 from jaxlab.train.step import task_gradient
@@ -76,9 +77,13 @@ class Federation(settings.FederatedConfig):
   def make_algorithm(self, gradient, constants=None):
     """FedSGD with Adam at the rate `algorithm.server_learning_rate`."""
     del constants
-    return config_lib.call(
-        lambda *, server_learning_rate: server_descent(gradient, optax.adam(server_learning_rate)),
-        self.algorithm, 'federated.algorithm')
+
+    def of_rate(*, server_learning_rate: float):
+      check_range('learning_rate', server_learning_rate,
+                  'federated.algorithm.server_learning_rate')
+      return server_descent(gradient, optax.adam(server_learning_rate))
+
+    return config_lib.call(of_rate, self.algorithm, 'federated.algorithm')
 
   def make_threat(self, seed):
     """The Threat of the malicious clients that `seed` draws; None without any."""

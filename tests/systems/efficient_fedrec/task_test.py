@@ -49,6 +49,8 @@ class TaskTest(parameterized.TestCase):
       ({'algorithm': {'name': 'fedavg'}}, "^federated.algorithm.name: expected 'efficient_fedrec'"),
       ({'algorithm': {**ALGORITHM, 'union_sise': 3}}, "'union_sise'; .* 'union_size'"),
       ({'algorithm': {**ALGORITHM, 'union_size': 0}}, 'union_size: expected at least 1'),
+      ({'algorithm': {**ALGORITHM, 'server_learning_rate': float('nan')}},
+       '^federated.algorithm.server_learning_rate: expected a finite number'),
       ({'client_optimizer': {'name': 'sgd'}}, 'federated.client_optimizer: expected none'),
       ({'attack': {'name': 'lie', 'fraction': .2}}, 'federated.attack.name: expected one of'),
       ({'aggregator': {'name': 'fltrust', 'root_examples': 4}}, 'federated.aggregator.name'),

@@ -67,14 +67,14 @@ class FilesTest(parameterized.TestCase):
     self.assertEqual(data.read_problems(self.path), [(1, 'a\u2028b\u0085c', '1', 2)])
 
   @parameterized.parameters(
-      ('{"problem": "1"', r'rows.jsonl:2: expected a JSON object'),
-      ('[1]', 'rows.jsonl:2: problem: expected a string, got None'),
-      ('{"problem": 3, "answer": 1}', 'rows.jsonl:2: problem: expected a string, got 3'),
-      ('{"problem": "1", "answer": [2]}', r'rows.jsonl:2: answer: expected a string .*got \[2\]'),
-      ('{"problem": "1", "answer": true}', 'rows.jsonl:2: answer: expected a string .*got True'),
+      ('{"problem": "1"', r'rows.jsonl: line 2: expected a JSON object'),
+      ('[1]', 'rows.jsonl: line 2: problem: expected a string, got None'),
+      ('{"problem": 3, "answer": 1}', 'rows.jsonl: line 2: problem: expected a string, got 3'),
+      ('{"problem": "1", "answer": [2]}', r'line 2: answer: expected a string .*got \[2\]'),
+      ('{"problem": "1", "answer": true}', 'line 2: answer: expected a string .*got True'),
       ('{"problem": "1", "answer": 1, "teacher": -1}', '2: teacher: expected an integer'),
       ('{"problem": "1", "answer": 1, "teacher": 0}', '2: teacher: expected one in every'),
-      ('{"problem": "\udcff", "answer": 1}', '2: column 14: expected UTF-8, got byte 0xff'))
+      ('{"problem": "\udcff", "answer": 1}', 'line 2, column 14: expected UTF-8, got byte 0xff'))
   def test_bad_rows(self, line, message):
     self.path.write_text('{"problem": "1+1", "answer": 2}\n' + line, errors='surrogateescape')
     with self.assertRaisesRegex(ValueError, message):
@@ -106,7 +106,7 @@ class FilesTest(parameterized.TestCase):
       answer = np.array([[*ids(text), 1, 0]])
       mask = np.arange(answer.shape[1]) <= len(ids(text))
       self.assertEqual(made.correct(answer, mask[None], rows).tolist(), [right], msg=text)
-    with self.assertRaisesRegex(ValueError, 'rows.jsonl:2: problem: expected at most 2 tokens'):
+    with self.assertRaisesRegex(ValueError, 'line 2: problem: expected at most 2 tokens'):
       data.problems(train=str(self.path), test=str(self.path), tokenizer=str(self.folder),
                     max_prompt=2, suffix='')
     (self.folder / 'tokenizer_config.json').write_text('{"bos_token": "<eos>"}')

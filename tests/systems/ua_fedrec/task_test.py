@@ -142,6 +142,8 @@ class ConfigTest(parameterized.TestCase):
       ({'attack': {'fraction': 0.1, 'own_clients': 0}}, '^attack.own_clients: expected at least 1'),
       ({'federated': {**SETTINGS, 'algorithm': {'name': 'scaffold', 'learning_rate': 0.1}}},
        "^federated.algorithm.name: expected 'fedsgd'"),
+      ({'federated': {**SETTINGS, 'algorithm': {'name': 'fedsgd', 'server_learning_rate': -1.0}}},
+       '^federated.algorithm.server_learning_rate: expected a finite number >= 0, got -1.0$'),
       ({'federated': {**SETTINGS, 'attack': {'name': 'lie'}}},
        '^federated.attack: expected nothing'),
   )
