@@ -36,6 +36,12 @@ def main():
   # The same call finds the finished run and gives back the same state.
   again = train.fit(task, TRAIN, workdir=f'{folder}/train')
   toy.assert_trees_equal(trained, again)
+  # No evaluation sees more rows than the first, so that its state is the result.
+  early = {**TRAIN, 'steps': 16, 'early_stop': {'metric': 'test/seen', 'patience': 1}}
+  stopped = train.fit(task, early, workdir=f'{folder}/early')
+  assert int(stopped.step) == 8
+  toy.assert_trees_equal(stopped.params, train.fit(task, {**TRAIN, 'steps': 4}).params)
+  toy.assert_trees_equal(stopped, train.fit(task, early, workdir=f'{folder}/early'))
   federation = federated.simulate(task, FEDERATE, workdir=f'{folder}/federate')
   parallel.assert_replicated(federation)
   toy.assert_trees_equal(federation, federated.simulate(task, FEDERATE,

@@ -23,7 +23,8 @@ def get_config(variant='debiased'):
                  'kinds': ('position', 'size'), 'measured_sizes': False}
   config.optimizer = {'name': 'adam', 'learning_rate': 1e-4}
   config.batch_size = 64
-  config.steps = 18_000  # about 5 epochs of 236,344 clicks, MIND small's number
+  config.steps = 18_000  # about 5 epochs of 236,344 clicks, MIND small's number, at most
+  config.early_stop = {'metric': 'dev/auc', 'patience': 1}
   config.log_every = 100
   config.eval_every = config.save_every = 3_600
   config.eval_splits = ('dev',)

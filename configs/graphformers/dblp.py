@@ -6,13 +6,12 @@
 DIR/text_pairs holds train.tsv, valid.tsv and test.tsv. The folder is that of a published encoder
 (config.json, model.safetensors, vocab.txt): UniLM-base, or bert-base-uncased where there is none.
 The paper's P@1 is 72.67 on DBLP and 39.52 on Wikidata5M (from memory: UNVERIFIED). A step is 240
-pairs. The official run stops after two epochs without a better validation P@1, of 100 at most;
-here the number of epochs is fixed, and the validation P@1 of each is in metrics.jsonl. Never run
-here.
+pairs. As in the official run training ends after two epochs without a better validation P@1, of 100
+at most. Never run here.
 
-Variants: graphformers (two phases of five epochs: polluted, then clean), plain (the official
-code's default, no pollution), wiki (Wikidata5M: its epochs, 64 tokens), plm, and the cascades max,
-mean, att, gat.
+Variants: graphformers (two such phases, of 50 epochs at most: polluted, then clean), plain (the
+official code's default, no pollution), wiki (Wikidata5M: its epochs, 64 tokens), plm, and the
+cascades max, mean, att, gat.
 """
 import ml_collections
 
@@ -36,10 +35,11 @@ def get_config(variant='graphformers'):
   config.predict = {'batch_size': 256, 'seed': 0}
   config.batch_size = 240
   if variant in ('graphformers', 'wiki'):
-    config.phases = ({'steps': 5 * epoch, 'arms': ('polluted',)},
-                     {'steps': 5 * epoch, 'arms': ('clean',)})
+    config.phases = ({'steps': 50 * epoch, 'arms': ('polluted',)},
+                     {'steps': 50 * epoch, 'arms': ('clean',)})
   else:
-    config.steps = 10 * epoch
+    config.steps = 100 * epoch
+  config.early_stop = {'metric': 'validation/p@1', 'patience': 2}
   config.log_every = 100
   config.eval_every = config.save_every = epoch
   config.eval_splits = ('validation', 'test')

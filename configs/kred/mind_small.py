@@ -8,7 +8,8 @@ It wants MINDsmall_train and MINDsmall_dev unpacked in downloads/manual/MINDsmal
 a file of document vectors by news id ('news' and 'vector' in a .npz; the official code's are of
 DistilBERT), the authors' WikidataGraph folder and an accelerator; no run of it has been made here.
 Expected: the official notebook on the smaller MIND-demo, single task, has a validation AUC of .6272
-and NDCG@10 of .376. MIND has no label of local news, so there are four tasks.
+and NDCG@10 of .376. MIND has no label of local news, so there are four tasks. As in the official
+code training ends after three epochs without a better validation, of 100 at most.
 
 Variants: 'kred'; 'vec', MIND's own .vec files (and --config.data.graph.triples=FILE) in place of
 the bundle, whose link is dead; 'transe', vectors trained here on a file of triples; 'single',
@@ -46,7 +47,8 @@ def get_config(variant='kred'):
       'documents': {'name': 'file', 'path': 'documents.npz'}, 'seed': 0
   }
   config.optimizer = {'name': 'adam', 'learning_rate': 2e-5}
-  second = {'steps': 20 * EPOCH}
+  metric = 'accuracy' if config.target in ('category', 'popularity') else 'auc'
+  second = {'steps': 100 * EPOCH, 'early_stop': {'metric': f'dev/{metric}', 'patience': 3}}
   config.phases = ((second,) if variant in ('single', 'official')
                    else ({'steps': 5 * EPOCH, 'arms': ARMS}, second))
   config.batch_size = 64

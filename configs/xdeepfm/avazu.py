@@ -23,6 +23,7 @@ def get_config(variant='xdeepfm'):
   config.optimizer = {'name': 'adam', 'learning_rate': 1e-3}
   config.batch_size = 4096
   criteo.schedule(config, variant, steps=10 * EPOCH)
+  config.early_stop = {'metric': 'validation/auc', 'patience': 2}
   config.log_every = 100
   config.eval_every = config.save_every = EPOCH
   config.steps_per_call = 1

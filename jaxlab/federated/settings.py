@@ -9,6 +9,7 @@ from jaxlab.data import partition
 from jaxlab.federated import aggregators, algorithms, attacks, sampling, secure_aggregation
 from jaxlab.federated import clients as clients_lib
 from jaxlab.federated.round import Threat
+from jaxlab.train import early_stop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,8 @@ class FederatedConfig:
     save_every: rounds between checkpoints; 0 for the end only.
     keep: newest checkpoints that stay.
     max_bad_rounds: refused rounds in a row that end the run.
+    early_stop: mapping for `train.early_stop.EarlyStop`, by which the run may end before its
+      rounds; its result is then the state of its best evaluation. Empty for all rounds.
   """
   num_clients: int
   cohort_size: int
@@ -74,6 +77,7 @@ class FederatedConfig:
   save_every: int = 0
   keep: int = 2
   max_bad_rounds: int = 5
+  early_stop: Mapping = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
     config_lib.at_least(
@@ -89,6 +93,7 @@ class FederatedConfig:
       config_lib.require(
           getattr(self, name) % self.rounds_per_call == 0, f'federated.{name}',
           f'a multiple of rounds_per_call={self.rounds_per_call}', getattr(self, name))
+    self.stopping()
     partition.check(self.partition, 'federated.partition')
     algorithm = self.make_algorithm(None)
     config_lib.require(
@@ -101,6 +106,11 @@ class FederatedConfig:
     aggregator = self.make_aggregator(algorithm)
     self._check_aggregation(aggregator)
     self._check_sampling(algorithm, aggregator)
+
+  def stopping(self):
+    """The EarlyStop of the run, or None."""
+    return early_stop.read(self.early_stop, 'federated.early_stop', eval_every=self.eval_every,
+                           eval_splits=self.eval_splits)
 
   def _check_sampling(self, algorithm, aggregator):
     sampler = self.make_sampler(np.ones(self.num_clients), 0)

@@ -18,6 +18,7 @@ from jaxlab.federated.settings import federated_config
 from jaxlab.federated.types import tree_bytes
 from jaxlab.task import split_variables
 from jaxlab.train.checkpoints import fingerprint, load_collection
+from jaxlab.train.early_stop import Best
 from jaxlab.train.evaluation import Evaluator
 from jaxlab.train.phases import check_splits
 from jaxlab.train.rows import of_rows
@@ -118,7 +119,8 @@ def simulate(task, config, *, workdir=None, state=None, hooks=(), devices=None,
     profile_steps: (first, last) rounds to trace to workdir/profile, or None.
 
   Returns:
-    The final FederatedState, on the devices.
+    The final FederatedState, on the devices; with `early_stop` that of the best evaluation, under
+    the number of the last round.
 
   Raises:
     ConfigError: impossible settings or parameters in `init_from` that do not fit, before anything
@@ -152,8 +154,9 @@ def simulate(task, config, *, workdir=None, state=None, hooks=(), devices=None,
     place = functools.partial(parallel.place, axis=parallel.CLIENTS, devices=devices)
     state = place(fresh if state is None else state)
     constants = place(constants)
-    state = _run_rounds(run, task, settings, seed, state, sent, clients, constants, hooks,
-                        Evaluator(task, devices=devices), devices)
+    with Best(settings.stopping(), run, 0) as best:
+      state = _run_rounds(run, task, settings, seed, state, sent, clients, constants, hooks,
+                          Evaluator(task, devices=devices), best, devices)
     run.draw()
     return state
 
@@ -263,7 +266,7 @@ def _bytes_of_call(task, settings, params, dataset, constants, rows):
   return down + tree_bytes(first), up
 
 
-def _run_rounds(run, task, settings, seed, state, sent, clients, constants, hooks, evaluator,
+def _run_rounds(run, task, settings, seed, state, sent, clients, constants, hooks, evaluator, best,
                 devices):
   everywhere = devices or jax.devices()
   mine = [i for i, d in enumerate(everywhere) if d.process_index == jax.process_index()]
@@ -296,7 +299,7 @@ def _run_rounds(run, task, settings, seed, state, sent, clients, constants, hook
   def due(every):
     return every and position % every == 0 or position == settings.rounds
 
-  while position < settings.rounds:
+  while position < settings.rounds and not best.finished:
     call = next(calls)
     table = shard(call.table) if settings.stage else resident
     inputs = shard(Cohort(*call.cohorts)), table, constants, place(call.rows)
@@ -327,9 +330,17 @@ def _run_rounds(run, task, settings, seed, state, sent, clients, constants, hook
         row.update(evaluator(state, constants, split))
     if row:
       run.log(position, row)
-    if due(settings.save_every):
+    if due(settings.eval_every):
+      best.see(position, state)
+    if position == settings.rounds or best.finished:
+      result = best.take(state)
+      if result is not state:
+        state = place(result._replace(round=state.round))
+    if due(settings.save_every) or best.finished:
       check_bad_steps(int(metrics['bad_rounds'].max()), settings.max_bad_rounds, position, 'round')
+      best.wait()
       run.save(position, state, None, meta)
     if run.stop_requested(position):
+      best.wait()
       run.leave(position, state, None, meta)
   return state

@@ -99,7 +99,7 @@ class Checkpointer:
       except ValueError as error:
         raise _disk_error('the last', error) from error
 
-  def restore(self, template, iterator=None):
+  def restore(self, template, iterator=None, at=None):
     """Restores the newest undamaged checkpoint; damaged ones are reported and moved aside.
 
     Args:
@@ -107,6 +107,7 @@ class Checkpointer:
         ShapeDtypeStructs).
       iterator: function of a checkpoint's meta and state that gives the Grain iterator to set, or
         None.
+      at: the only step to look at; None for all.
 
     Returns:
       (step, state as host arrays, iterator, meta), or None when there is no checkpoint.
@@ -114,7 +115,8 @@ class Checkpointer:
     Raises:
       ConfigError: a checkpoint is whole but of another structure; it is left where it is.
     """
-    return _newest_whole(self._manager.all_steps() if self._manager else (),
+    steps = self._manager.all_steps() if self._manager else ()
+    return _newest_whole([step for step in steps if at in (None, step)],
                          lambda step: self._restore_step(step, template, iterator),
                          self._set_aside)
 

@@ -15,6 +15,7 @@ from jaxlab.data import pipeline
 from jaxlab.task import join_variables, split_variables
 from jaxlab.train import phases as phases_lib
 from jaxlab.train.checkpoints import fingerprint, load_collection
+from jaxlab.train.early_stop import Best
 from jaxlab.train.evaluation import Evaluator
 from jaxlab.train.run import Run, check_bad_steps, check_hooks
 from jaxlab.train.step import TrainState, merge, select, train_step
@@ -56,7 +57,8 @@ def fit(task, config, *, workdir=None, state=None, hooks=(), devices=None, profi
     profile_steps: (first, last) steps to trace to workdir/profile, or None.
 
   Returns:
-    The final TrainState, on the devices.
+    The final TrainState, on the devices; with `early_stop` that of the best evaluation of the last
+    phase, under the number of the last step.
 
   Raises:
     ConfigError: impossible settings, before anything compiles.
@@ -86,21 +88,23 @@ def fit(task, config, *, workdir=None, state=None, hooks=(), devices=None, profi
       _, state, iterator, meta = restored
       config_lib.require(meta['constants'] == fingerprint(constants), 'constants',
                          'those of the checkpoint', 'others')
-      first, begun, refreshed = meta['phase'], True, (meta['round'], state.aux)
+      first, start, refreshed = meta['phase'], meta['start'], (meta['round'], state.aux)
       state = state._replace(aux=None)
     else:
       state = fresh if state is None else fresh._replace(params=state.params, running=state.running,
                                                          key=state.key)
-      first, begun = 0, False
+      first, start = 0, None
     constants = parallel.place(constants, devices=devices)
     evaluator = Evaluator(task, devices=devices)
     for index in range(first, len(schedule)):
-      if not begun:
+      if start is None:
         state, refreshed = _begin_phase(state, schedule[index]), (0, None)
-        iterator = iter(_train_batches(task, settings, index))
-      begun = False
-      state = _run_phase(run, task, settings, index, parallel.place(state, devices=devices),
-                         constants, iterator, refreshed, hooks, evaluator, devices)
+        iterator, start = iter(_train_batches(task, settings, index)), int(state.step)
+      state = parallel.place(state, devices=devices)
+      with Best(settings.stopping(index), run, start) as best:
+        state = _run_phase(run, task, settings, index, start, state, constants, iterator, refreshed,
+                           hooks, evaluator, best, devices)
+      start = None
     run.draw()
     return state
 
@@ -235,11 +239,10 @@ def _phase_step(task, settings, phase, trainable):
   return functools.partial(cycle_steps, steps=[(name, arms[name]) for name in phase.arms])
 
 
-def _run_phase(run, task, settings, index, state, constants, iterator, refreshed, hooks, evaluator,
-               devices):
-  schedule = settings.schedule()
-  phase = schedule[index]
-  end = sum(p.steps for p in schedule[:index + 1])
+def _run_phase(run, task, settings, index, start, state, constants, iterator, refreshed, hooks,
+               evaluator, best, devices):
+  phase = settings.schedule()[index]
+  end = start + phase.steps
   trainable = phases_lib.trainable_mask(state.params, phase)
   step = _phase_step(task, settings, phase, trainable)
   if settings.steps_per_call > 1:
@@ -247,17 +250,19 @@ def _run_phase(run, task, settings, index, state, constants, iterator, refreshed
   program = jax.pmap(step, axis_name=parallel.BATCH, in_axes=(None, None, 0), out_axes=(None, None),
                      donate_argnums=0, devices=devices)
   position, compiled, pending = int(state.step), None, None
-  (number, aux), fixed = refreshed, {'phase': index, 'constants': fingerprint(constants)}
+  (number, aux), fixed = refreshed, {'phase': index, 'start': start,
+                                     'constants': fingerprint(constants)}
 
   def checkpoint():
+    best.wait()
     meta = {**fixed, 'round': number, 'aux': _description(aux)}
     return position, state._replace(aux=aux), iterator, meta
 
   def due(every):
     return every and position % every == 0 or position == end
 
-  while position < end:
-    since = position - (end - phase.steps)
+  while position < end and not best.finished:
+    since = position - start
     if phase.refresh_every and since % phase.refresh_every == 0:
       number = since // phase.refresh_every
       variables = join_variables(state.params, state.running, constants)
@@ -284,7 +289,13 @@ def _run_phase(run, task, settings, index, state, constants, iterator, refreshed
       row.update(_evaluate(evaluator, state, constants, settings.eval_splits, trainable))
     if row:
       run.log(position, row)
-    if due(settings.save_every):
+    if due(settings.eval_every):
+      best.see(position, state)
+    if position == end or best.finished:
+      result = best.take(state)
+      if result is not state:
+        state = parallel.place(result._replace(step=state.step), devices=devices)
+    if due(settings.save_every) or best.finished:
       check_bad_steps(int(metrics['bad_steps']), settings.max_bad_steps, position)
       run.save(*checkpoint())
     if run.stop_requested(position):

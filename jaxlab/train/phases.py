@@ -7,6 +7,7 @@ import jax
 
 from jaxlab import config as config_lib
 from jaxlab import optim
+from jaxlab.train import early_stop
 from jaxlab.train.run import resolve_function
 
 
@@ -26,6 +27,8 @@ class Phase:
       several times. Empty trains the Task's own loss.
     refresh_every: steps between calls of the Task's `refresh`, the first one at the start of the
       phase; 0 for a phase that trains on `dataset('train')`.
+    early_stop: mapping for `early_stop.EarlyStop`, by which the phase may end before its steps; its
+      result is then the state of its best evaluation. Empty for the last state after all steps.
   """
   steps: int
   optimizer: Mapping
@@ -34,6 +37,7 @@ class Phase:
   surgery: str | None = None
   arms: Sequence[str] = ()
   refresh_every: int = 0
+  early_stop: Mapping = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +51,7 @@ class FitConfig:
     phases: sequence of mappings with the fields of `Phase`; empty for one phase of `steps`.
     trainable: the default of the phases.
     init_from: checkpoint folder to start from: that of the first phase, if it names none.
+    early_stop: the default of the phases.
     seed: of initialisation, data order and noise.
     accumulate: microbatches a step on each device.
     steps_per_call: steps scanned in one device program; `steps` and every interval must be
@@ -64,6 +69,7 @@ class FitConfig:
   phases: Sequence[Mapping] = ()
   trainable: str = '.*'
   init_from: str | None = None
+  early_stop: Mapping = dataclasses.field(default_factory=dict)
   seed: int = 0
   accumulate: int = 1
   steps_per_call: int = 1
@@ -92,16 +98,25 @@ class FitConfig:
                          phase.refresh_every)
       make_optimizer(phase, f'phases[{i}].optimizer' if self.phases else 'optimizer')
       trainable_regex(phase)
+      self.stopping(i)
 
   def schedule(self):
     """The phases, defaults filled in."""
     if not self.phases:
-      return [Phase(self.steps, self.optimizer, self.trainable, self.init_from)]
-    defaults = {'optimizer': self.optimizer, 'trainable': self.trainable}
+      return [Phase(self.steps, self.optimizer, self.trainable, self.init_from,
+                    early_stop=self.early_stop)]
+    defaults = {'optimizer': self.optimizer, 'trainable': self.trainable,
+                'early_stop': self.early_stop}
     starts = [self.init_from, *[None] * (len(self.phases) - 1)]
     return [config_lib.call(Phase, {**defaults, 'init_from': start, **phase}, f'phases[{i}]',
                             drop=())
             for i, (start, phase) in enumerate(zip(starts, self.phases))]
+
+  def stopping(self, index):
+    """The EarlyStop of phase number `index`, or None."""
+    return early_stop.read(
+        self.schedule()[index].early_stop, f'phases[{index}].early_stop' if self.phases else
+        'early_stop', eval_every=self.eval_every, eval_splits=self.eval_splits)
 
   @property
   def total_steps(self):

@@ -108,6 +108,10 @@ class Run:
     """Starts a checkpoint in the background."""
     self._checkpointer.save(step, state, iterator, meta)
 
+  def wait(self):
+    """Waits for the checkpoint in flight."""
+    self._checkpointer.wait()
+
   def stop_requested(self, step):
     """True once SIGTERM has come; with several processes, at the same step on all of them."""
     if jax.process_count() > 1:
@@ -117,7 +121,7 @@ class Run:
   def leave(self, step, state, iterator, meta):
     """Saves and raises `Preempted`."""
     self.save(step, state, iterator, meta)
-    self._checkpointer.wait()
+    self.wait()
     _log.info('stopped by SIGTERM: saved %s %d; the same command goes on from there', self.unit,
               step)
     raise Preempted(0)

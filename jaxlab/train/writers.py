@@ -28,7 +28,8 @@ SHOWN = ('loss', 'accuracy', 'examples_per_s', 'rounds_per_s', 'skipped', 'rejec
 
 
 class MetricWriter:
-  """Appends rows to metrics.jsonl and scalars to a TensorBoard event file. Only process 0 writes.
+  """Appends rows to metrics.jsonl and scalars to a TensorBoard event file. Only process 0 writes;
+  all have the rows.
 
   Args:
     directory: the workdir, or None to write nothing (rows are kept in `rows` all the same).
@@ -38,10 +39,12 @@ class MetricWriter:
 
   def __init__(self, directory, last_step):
     self.rows, self._file, self._events = [], None, None
-    if directory is None or jax.process_index() != 0:
+    if directory is None:
       return
     path = directory / 'metrics.jsonl'
     self.rows = [row for row in read_metrics(path) if row['step'] <= last_step]
+    if jax.process_index() != 0:
+      return
     temporary = path.with_suffix('.tmp')
     temporary.write_text(''.join(json.dumps(row) + '\n' for row in self.rows))
     os.replace(temporary, path)
