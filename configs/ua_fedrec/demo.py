@@ -4,12 +4,14 @@
 
 250 rounds of 50 users, FedSGD with Adam at the server. The AUC on dev stays near chance; in the
 variant 'clean' nobody attacks. Others: 'release' (the sign of the official code), 'lstur',
-'norm_bound', 'multi_krum', 'rows' (word vectors by row).
+'norm_bound', 'multi_krum', 'rows' (word vectors by row), and the attacks 'lie', 'gaussian',
+'sign_std', 'label_flip' and 'popularity'.
 """
 import ml_collections
 
 AGGREGATORS = {'norm_bound': {'name': 'norm_bound', 'bound': 0.5},
                'multi_krum': {'name': 'multi_krum', 'num_malicious': 1, 'keep': 49}}
+OTHERS = ('lie', 'gaussian', 'sign_std', 'label_flip', 'popularity')  # what it is compared with
 MODELS = {
     'nrms': {
         'news': {'name': 'nrms', 'embed': 32, 'heads': 4, 'head_dim': 8, 'queries': 16,
@@ -24,9 +26,9 @@ MODELS = {
 
 def get_config(variant='attack'):
   """Returns the experiment; `variant` is one of 'attack', 'clean', 'release', 'lstur',
-  'norm_bound', 'multi_krum', 'rows'.
+  'norm_bound', 'multi_krum', 'rows', or one of `OTHERS`.
   """
-  variants = ('attack', 'clean', 'release', 'lstur', *AGGREGATORS, 'rows')
+  variants = ('attack', 'clean', 'release', 'lstur', *AGGREGATORS, 'rows', *OTHERS)
   if variant not in variants:
     raise ValueError(f"variant: expected one of {', '.join(variants)}, got {variant!r}")
   config = ml_collections.ConfigDict()
@@ -56,6 +58,7 @@ def get_config(variant='attack'):
   }
   config.attack = {
       'fraction': 0.0 if variant == 'clean' else 0.1,
+      'name': variant if variant in OTHERS else 'ua_fedrec',
       'news_sign': 'release' if variant == 'release' else 'paper',
       'news': 3.0, 'user': 3.0, 'quantity': 3.0, 'own_clients': 8, 'refresh_every': 25
   }

@@ -10,7 +10,8 @@ validation AUC of .50 to .55 that never learns; .66 to .68 without the attack. 1
 users, 1 % malicious. num_clients must be the number of users with a training click. Variants:
 'lstur', 'clean' (nobody attacks), 'release', 'norm_bound', 'multi_krum', 'median', 'trimmed_mean',
 'krum', 'rows' (in rounds without the attack only the words that the users read are sent and
-updated; the official Adam moves all).
+updated; the official Adam moves all), and the other attacks 'lie', 'gaussian', 'sign_std',
+'label_flip' and 'popularity'.
 """
 import ml_collections
 
@@ -21,6 +22,7 @@ AGGREGATORS = {
     'median': {'name': 'median', 'lower': True},
     'trimmed_mean': {'name': 'trimmed_mean', 'beta': 1},
 }
+OTHERS = ('lie', 'gaussian', 'sign_std', 'label_flip', 'popularity')  # what it is compared with
 MODELS = {
     'nrms': {
         'news': {'name': 'nrms', 'embed': 300, 'heads': 20, 'head_dim': 20, 'queries': 200,
@@ -36,9 +38,9 @@ MODELS = {
 
 def get_config(variant='attack'):
   """Returns the experiment; `variant` is one of 'attack', 'lstur', 'clean', 'release',
-  'norm_bound', 'multi_krum', 'median', 'trimmed_mean', 'krum', 'rows'.
+  'norm_bound', 'multi_krum', 'median', 'trimmed_mean', 'krum', 'rows', or one of `OTHERS`.
   """
-  variants = ('attack', 'lstur', 'clean', 'release', *AGGREGATORS, 'rows')
+  variants = ('attack', 'lstur', 'clean', 'release', *AGGREGATORS, 'rows', *OTHERS)
   if variant not in variants:
     raise ValueError(f"variant: expected one of {', '.join(variants)}, got {variant!r}")
   config = ml_collections.ConfigDict()
@@ -68,6 +70,7 @@ def get_config(variant='attack'):
   }
   config.attack = {
       'fraction': 0.0 if variant == 'clean' else 0.01,
+      'name': variant if variant in OTHERS else 'ua_fedrec',
       'news_sign': 'release' if variant == 'release' else 'paper',
       'news': 3.0, 'user': 3.0, 'quantity': 3.0, 'own_clients': 50, 'refresh_every': 100
   }

@@ -56,17 +56,15 @@ class Attack(NamedTuple):
     apply: (state, payload, messages [C, ...], weights [C], malicious bool [C], key) ->
       (messages, weights, state). `messages` are what all would send honestly; a liar may change its
       weight too. Without a malicious client it is the identity.
-    poison: (labels [m] of the malicious clients' rows, numpy Generator) -> labels, for attacks on
-      the data; None for the others.
-    column: the column of the data that `poison` is given.
+    poison: (columns {name: [N, ...]}, rows of the malicious clients, numpy Generator) -> columns,
+      for attacks on the data; None for the others.
     idle: state -> state in a round without a malicious client, for an attack that looks at more of
       the model than the clients of a round do. Under row-wise updates the rounds in which it acts
       have all rows. None for the others, which see and write the rows of the round.
   """
   init: Callable[[Any], Any]
   apply: Callable[..., tuple[Any, Any, Any]]
-  poison: Callable[..., np.ndarray] | None = None
-  column: str = 'label'
+  poison: Callable[..., dict[str, np.ndarray]] | None = None
   idle: Callable[[Any], Any] | None = None
 
   def resting(self):

@@ -157,7 +157,8 @@ class AttackTest(parameterized.TestCase):
 
   def test_a_label_flip_of_too_few_classes(self):
     with self.assertRaisesRegex(ConfigError, 'expected more than the largest label, 9, got 5'):
-      attacks.label_flip(num_classes=5).poison(np.arange(10), np.random.default_rng(0))
+      attacks.poisoned({'label': np.arange(10)}, attacks.label_flip(num_classes=5), np.arange(10),
+                       0)
 
 
 FEDERATED = {

@@ -1,6 +1,8 @@
 """Label flipping: the malicious clients train on wrong labels."""
 from typing import Literal
 
+import numpy as np
+
 from jaxlab import config as config_lib
 from jaxlab.federated.attacks.simple import honest
 
@@ -31,5 +33,10 @@ def label_flip(*, num_classes: int, kind: Literal['reverse', 'next', 'random'] =
     column: the column of the data that holds y.
   """
   config_lib.require(num_classes >= 2, 'num_classes', 'at least 2', num_classes)
-  return honest()._replace(
-      poison=lambda labels, rng: flip(labels, rng, num_classes, kind), column=column)
+
+  def poison(columns, rows, rng):
+    labels = np.array(config_lib.choose(column, columns, 'federated.attack.column'))
+    labels[rows] = flip(labels[rows], rng, num_classes, kind)
+    return {**columns, column: labels}
+
+  return honest()._replace(poison=poison)

@@ -75,7 +75,7 @@ def malicious_clients(config, num_clients, seed, where='federated.attack'):
 
 
 def poisoned(columns, attack, rows, seed):
-  """The columns of the training data with the labels of these rows poisoned.
+  """The columns of the training data with these rows poisoned.
 
   Args:
     columns: {name: [N, ...]}.
@@ -83,6 +83,4 @@ def poisoned(columns, attack, rows, seed):
     rows: rows of the malicious clients.
     seed: of the run.
   """
-  labels = np.array(config_lib.choose(attack.column, columns, 'federated.attack.column'))
-  labels[rows] = attack.poison(labels[rows], np.random.default_rng([seed, _POISON]))
-  return {**columns, attack.column: labels}
+  return attack.poison(columns, rows, np.random.default_rng([seed, _POISON]))

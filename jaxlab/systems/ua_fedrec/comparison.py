@@ -21,18 +21,17 @@ def uninformed(attack):
   return Forge(make)
 
 
-def flip_clicks(table, rows, seed):
+def flip_clicks(table, rows, rng):
   """Label flip: in these samples a random news that was not clicked changes place with the click.
 
   Args:
     table: columns of `data.news.click_samples`.
     rows: rows to poison; those without another news stay.
-    seed: of the choice.
+    rng: numpy Generator.
 
   Returns:
     The columns, with 'click' and 'pool' changed.
   """
-  rng = np.random.default_rng([seed, 4])
   return _exchange(table, rows, rng.integers(0, np.maximum(table['pool_size'][rows], 1)))
 
 
@@ -47,8 +46,19 @@ def least_popular_clicks(table, rows, rate):
   Returns:
     The columns, with 'click' and 'pool' changed.
   """
-  real = np.arange(table['pool'].shape[1]) < table['pool_size'][rows, None]
-  return _exchange(table, rows, np.where(real, rate[table['pool'][rows]], np.inf).argmin(1))
+  return _exchange(table, rows, np.where(_shown(table)[rows], rate[table['pool'][rows]],
+                                         np.inf).argmin(1))
+
+
+def click_rates(table):
+  """Clicks of each news over the samples that show it, [N + 1] (`data.news.click_samples`)."""
+  clicks = np.bincount(table['click'], minlength=table['pool'].max(initial=0) + 1)
+  shown = np.bincount(table['pool'][_shown(table)], minlength=len(clicks)) + clicks
+  return clicks / np.maximum(shown, 1)
+
+
+def _shown(table):
+  return np.arange(table['pool'].shape[1]) < table['pool_size'][:, None]
 
 
 def _exchange(table, rows, place):

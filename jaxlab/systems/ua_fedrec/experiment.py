@@ -116,7 +116,8 @@ def pad_to(arrays, value):
 def make_world(datas, seeds, rounds):
   """The World of some Data, one a seed."""
   tables = [data.splits['train'] for data in datas]
-  flipped = [comparison.flip_clicks(table, np.arange(len(table['row'])), seed)
+  flipped = [comparison.flip_clicks(table, np.arange(len(table['row'])),
+                                    np.random.default_rng([seed, 4]))
              for table, seed in zip(tables, seeds)]
   stack = lambda trees, value=0: jax.tree.map(lambda *x: pad_to(x, value), *trees)
   both = jax.tree.map(lambda a, b: np.concatenate([a, b], axis=1), stack(tables), stack(flipped))

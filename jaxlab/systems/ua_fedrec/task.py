@@ -16,6 +16,7 @@ from jaxlab.federated.algorithms import server_descent
 from jaxlab.federated.round import Threat
 from jaxlab.optim.hyperparameters import check_range
 from jaxlab.systems.ua_fedrec import attack as attack_lib
+from jaxlab.systems.ua_fedrec import comparison
 from jaxlab.tasks import news as news_task
 from jaxlab.train.step import task_gradient
 
@@ -28,6 +29,11 @@ class AttackConfig:
 
   Attributes:
     fraction: of the clients that are malicious, in [0, 1).
+    name: 'ua_fedrec', or one that it is compared with: 'lie', 'gaussian' and 'sign_std' know the
+      messages of the own clients alone, and of the own clients of 'label_flip' and 'popularity' the
+      samples lie (see `comparison`); their sizes stay true.
+    deviations: of 'lie' (0 for 1.5), 'gaussian' and 'sign_std' (0 for 3), in standard deviations
+      of the own messages.
     news_sign: 'paper', 'release' or 'none', see `attack.Strength`.
     news: lambda_1.
     user: lambda_2.
@@ -36,6 +42,9 @@ class AttackConfig:
     refresh_every: rounds between searches for near and far news.
   """
   fraction: float
+  name: Literal['ua_fedrec', 'lie', 'gaussian', 'sign_std', 'label_flip',
+                'popularity'] = 'ua_fedrec'
+  deviations: float = 0.0
   news_sign: Literal['paper', 'release', 'none'] = 'paper'
   news: float = 3.0
   user: float = 3.0
@@ -45,8 +54,25 @@ class AttackConfig:
 
   def __post_init__(self):
     config_lib.require(0 <= self.fraction < 1, 'attack.fraction', 'in [0, 1)', self.fraction)
-    config_lib.at_least(0, self, ('news', 'user', 'quantity'), 'attack')
+    config_lib.at_least(0, self, ('deviations', 'news', 'user', 'quantity'), 'attack')
     config_lib.at_least(1, self, ('own_clients', 'refresh_every'), 'attack')
+
+  @property
+  def poison(self):
+    """What the malicious clients make of their samples, see `Attack.poison`; None for no lie."""
+    return {'label_flip': comparison.flip_clicks,
+            'popularity': lambda table, rows, rng: comparison.least_popular_clicks(
+                table, rows, comparison.click_rates(table))}.get(self.name)
+
+  def forge(self, encode, features):
+    """The Forge of a news encoder (see `NewsTask`) and the features of all news."""
+    if self.name == 'ua_fedrec':
+      return attack_lib.ua_forge(encode, features, self.strength, refresh_every=self.refresh_every)
+    return comparison.uninformed({
+        'lie': lambda: attacks.lie(z=self.deviations or 1.5, knowledge='own'),
+        'gaussian': lambda: attacks.gaussian_moments(scale=self.deviations or 3.0),
+        'sign_std': lambda: attacks.sign_std(scale=self.deviations or 3.0, knowledge='own'),
+    }[self.name]())
 
   @property
   def strength(self):
@@ -95,14 +121,15 @@ class Federation(settings.FederatedConfig):
     config_lib.require(clients.sizes[malicious[:-1]].sum() > 0, 'attack.fraction',
                        f'so much that some of {self.num_clients} clients with data are malicious',
                        self.liars.fraction)
+    if self.liars.poison:
+      return Threat(attacks.honest()._replace(poison=self.liars.poison), malicious)
     columns = pipeline.columns(self.task.dataset('train'))
     own = jax.tree.map(jnp.asarray, own_data(columns, clients, malicious, self.work))
     constants = jax.jit(lambda: self.task.init(jax.random.key(0))['constants'])()
     algorithm = self.make_algorithm(task_gradient(self.task, constants, self.accumulate))
     learn = attack_lib.own_clients(algorithm, *own, count=self.liars.own_clients)
-    return Threat(attack_lib.ua_fedrec(
-        self.task.encode, constants['news'], learn, self.liars.strength,
-        refresh_every=self.liars.refresh_every), malicious)
+    forge = self.liars.forge(self.task.encode, constants['news'])
+    return Threat(attack_lib.from_own(forge, learn), malicious)
 
 
 def attack_config(config):

@@ -10,6 +10,7 @@ from jaxlab.systems.ua_fedrec import comparison
 
 OWN = np.array([[1.0, -2.0], [3.0, 4.0], [9.0, 9.0]], np.float32)
 SIZES = np.array([2.0, 5.0, 0.0], np.float32)  # the last is nobody
+rng = np.random.default_rng
 
 
 def sent(attack, weights=(4.0, 6.0, 0.0, 1.0), malicious=(True, False, True, True)):
@@ -66,10 +67,10 @@ class ClickTest(absltest.TestCase):
 
   def test_flip(self):
     before = TABLE['pool'].copy()
-    self.check(comparison.flip_clicks(TABLE, np.array([1, 2]), 0), [1])
-    self.check(comparison.flip_clicks(TABLE, np.array([0, 1, 2]), 0), [0, 1])
+    self.check(comparison.flip_clicks(TABLE, np.array([1, 2]), rng(0)), [1])
+    self.check(comparison.flip_clicks(TABLE, np.array([0, 1, 2]), rng(0)), [0, 1])
     np.testing.assert_array_equal(TABLE['pool'], before)
-    drawn = {int(comparison.flip_clicks(TABLE, np.array([0]), seed)['click'][0])
+    drawn = {int(comparison.flip_clicks(TABLE, np.array([0]), rng(seed))['click'][0])
              for seed in range(20)}
     self.assertEqual(drawn, {4, 5, 6})
 
@@ -78,6 +79,12 @@ class ClickTest(absltest.TestCase):
     poisoned = comparison.least_popular_clicks(TABLE, np.arange(3), rate)
     self.check(poisoned, [0, 1])
     np.testing.assert_array_equal(poisoned['click'], [5, 8, 3])
+
+  def test_click_rates_of_samples(self):
+    table = {'click': np.array([3, 1, 3]), 'pool': np.array([[1, 2], [3, 9], [1, 9]]),
+             'pool_size': np.array([2, 1, 1])}  # the nines are padding
+    np.testing.assert_allclose(comparison.click_rates(table),
+                               [0, 1 / 3, 0, 2 / 3, 0, 0, 0, 0, 0, 0])
 
 
 if __name__ == '__main__':

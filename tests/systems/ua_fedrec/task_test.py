@@ -51,7 +51,7 @@ def make_federation():
   return make_task().federation({'federated': SETTINGS})
 
 
-class FederationTest(absltest.TestCase):
+class FederationTest(parameterized.TestCase):
 
   def test_a_round_with_the_attack(self):
     task, settings = make_task(), make_federation()
@@ -118,6 +118,50 @@ class FederationTest(absltest.TestCase):
                      [[0, 30], [10, 20, 50]])
     self.assertEqual(index.shape, (2, 2, 2))
 
+  @parameterized.parameters('lie', 'gaussian', 'sign_std')
+  def test_a_compared_attack_knows_its_own_clients_alone(self, name):
+    liars = task_lib.AttackConfig(fraction=0.25, name=name, own_clients=2)
+    task = task_lib.attacked(make_news_task(), liars)
+    threat = task.federation({'federated': SETTINGS}).make_threat(3)
+    self.assertIsNone(threat.attack.poison)
+    params = jax.jit(task.init)(jax.random.key(0))['params']
+    rng = np.random.default_rng(0)
+    messages = jax.tree.map(lambda x: rng.normal(size=(4, *x.shape)).astype(np.float32), params)
+    malicious = np.array([False, True, False, True])
+
+    @jax.jit
+    def forged(messages):
+      return threat.attack.apply(threat.attack.init(params), params, messages, jnp.ones(4),
+                                 malicious, jax.random.key(1))
+
+    sent, weights, _ = forged(messages)
+    np.testing.assert_array_equal(weights, 1)  # sizes stay true
+    others = jax.tree.map(lambda x: x + np.float32([2, 3, 4, 5]).reshape(-1, *(1,) * (x.ndim - 1)),
+                          messages)
+    again, _, _ = forged(others)
+    for one, two, was in zip(*map(jax.tree.leaves, (sent, again, messages))):
+      np.testing.assert_array_equal(one[malicious], two[malicious])  # whatever the honest ones send
+      np.testing.assert_array_equal(one[1], one[3])
+      np.testing.assert_array_equal(one[~malicious], was[~malicious])
+
+  @parameterized.parameters('label_flip', 'popularity')
+  def test_samples_that_lie(self, name):
+    liars = task_lib.AttackConfig(fraction=0.25, name=name)
+    task = task_lib.attacked(make_news_task(), liars)
+    settings = task.federation({'federated': SETTINGS})
+    threat, clients = settings.make_threat(3), simulation.make_clients(task, settings, 3)
+    columns = pipeline.columns(task.dataset('train'))
+    rows = np.concatenate([clients.of(c) for c in np.flatnonzero(threat.malicious)])
+    changed = np.flatnonzero(
+        federated.attacks.poisoned(columns, threat.attack, rows, 3)['click'] != columns['click'])
+    self.assertNotEmpty(changed)
+    self.assertContainsSubset(changed.tolist(), rows.tolist())
+    state = federated.simulate(task, {'seed': 3, 'federated': SETTINGS})
+    clean = federated.simulate(task_lib.attacked(make_news_task(), dataclasses.replace(
+        liars, fraction=0.0)), {'seed': 3, 'federated': SETTINGS})
+    self.assertTrue(any(np.abs(a - b).max() > 1e-4 for a, b in zip(
+        *(jax.tree.leaves(parallel.to_host(x.params)) for x in (state, clean)))))
+
   def test_nobody_malicious_is_no_threat(self):
     settings = dataclasses.replace(make_federation(), liars=task_lib.AttackConfig(fraction=0.0))
     self.assertIsNone(settings.make_threat(0))
@@ -138,6 +182,8 @@ class ConfigTest(parameterized.TestCase):
       ({'attack': {'fraction': 1.5}}, r'^attack.fraction: expected in \[0, 1\), got 1.5$'),
       ({'attack': {'fraction': 0.1, 'usr': 3.0}}, "^attack: unknown key 'usr'; .* 'user'"),
       ({'attack': {'fraction': 0.1, 'news_sign': 'both'}}, '^attack.news_sign: expected'),
+      ({'attack': {'fraction': 0.1, 'name': 'lies'}}, '^attack.name: expected'),
+      ({'attack': {'fraction': 0.1, 'deviations': -1.0}}, '^attack.deviations: expected at least'),
       ({'attack': {'fraction': 0.1, 'user': -1.0}}, '^attack.user: expected at least 0'),
       ({'attack': {'fraction': 0.1, 'own_clients': 0}}, '^attack.own_clients: expected at least 1'),
       ({'federated': {**SETTINGS, 'algorithm': {'name': 'scaffold', 'learning_rate': 0.1}}},
