@@ -159,13 +159,12 @@ class ConfigTest(parameterized.TestCase):
       with self.assertRaisesRegex(ConfigError, message):
         systems.check(config)
 
-
   def test_an_epoch_is_that_of_the_data_set(self):
     configs = {name: dblp.get_config(name) for name in ('graphformers', 'wiki', 'plm')}
     for name, epochs in {'graphformers': 3_009_506 // 240, 'wiki': 7_145_834 // 240}.items():
-      self.assertEqual([phase['steps'] for phase in configs[name].phases], [5 * epochs] * 2)
+      self.assertEqual([phase['steps'] for phase in configs[name].phases], [50 * epochs] * 2)
       self.assertEqual(configs[name].eval_every, epochs)
-    self.assertEqual(configs['plm'].steps, 10 * (3_009_506 // 240))
+    self.assertEqual(configs['plm'].steps, 100 * (3_009_506 // 240))
 
   def test_files_of_pairs_may_hold_more_neighbours(self):
     data.check_neighbors('pairs', 50)
