@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxlab import config as config_lib
 from jaxlab.train import figures
+from jaxlab.train.early_stop import EarlyStop, standing
 from jaxlab.train.workdir import open_workdir, write_atomically
 from jaxlab.train.writers import read_metrics
 
@@ -30,7 +31,8 @@ class SweepConfig:
     seeds: values of `config.seed`; every cell runs with each.
     metric: metric row that judges a run; larger is better.
     target: value of the metric whose first crossing is reported, or None.
-    last: evaluations whose mean is a run's final value.
+    last: evaluations whose mean is a run's final value; that of a run with `early_stop` and without
+      phases is its value at the best evaluation.
   """
   arms: Mapping
   metric: str
@@ -88,17 +90,26 @@ def cells(config, settings):
   return found
 
 
-def summarise(rows, settings):
+def summarise(rows, settings, stop=None):
   """What the table says of one run, from its metric rows.
 
+  Args:
+    rows: the metric rows.
+    settings: SweepConfig.
+    stop: EarlyStop of the run, or None.
+
   Returns:
-    {'x': steps of the evaluations, 'curve': metric there, 'final': mean of the last `last`,
+    {'x': steps of the evaluations, 'curve': metric there, 'final': see `SweepConfig.last`,
     'to_target': first step at the target or None, 'mb': megabytes sent both ways by the clients up
     to the end, 0 where none are counted}.
   """
   x, curve = figures.series(rows, settings.metric)
   if not len(x):
     raise config_lib.ConfigError(f'sweep.metric: no row has {settings.metric!r}')
+  final_value = curve[-settings.last:].mean()
+  if stop is not None:
+    best, _ = standing(rows, stop)
+    final_value = curve[x == best][0] if best in x else final_value
   reached = x[curve >= settings.target] if settings.target is not None else []
   traffic = [row['mb_down'] + row['mb_up'] for row in rows if 'mb_up' in row]
   to_target = int(reached[0]) if len(reached) else None
@@ -106,7 +117,7 @@ def summarise(rows, settings):
       row['mb_down'] + row['mb_up'] for row in rows if 'mb_up' in row and row['step'] == to_target
   ]
   return {'x': x.tolist(), 'curve': curve.tolist(),
-          'final': float(curve[-settings.last:].mean()), 'to_target': to_target,
+          'final': float(final_value), 'to_target': to_target,
           'mb': traffic[-1] if traffic else 0.0,
           'mb_to_target': at_target[0] if at_target else None}
 
@@ -141,14 +152,13 @@ def run_sweep(config, run_one, workdir):
         run_one({**cell.config, 'seed': seed}, folder)
         write_atomically(
             done,
-            json.dumps(summarise(read_metrics(folder / 'metrics.jsonl'), settings)) + '\n')
+            json.dumps(summarise(read_metrics(folder / 'metrics.jsonl'), settings,
+                                 _stopping(cell.config))) + '\n')
       runs.append(json.loads(done.read_text()))
     results.append({'arm': cell.arm, 'setting': cell.setting, 'runs': runs})
   write_atomically(workdir / 'results.json', json.dumps(results, indent=1) + '\n')
   chosen = best_cells(results)
-  lines = {
-      label(cell): (cell['runs'][0]['x'], [run['curve'] for run in cell['runs']]) for cell in chosen
-  }
+  lines = {label(cell): _line(cell['runs']) for cell in chosen}
   for arm, (rows, columns, values) in grids(results).items():
     figures.heat_map(values, rows, columns, workdir / 'figures' / f'{arm}.png',
                      title=f'{arm}: {settings.metric}')
@@ -156,6 +166,18 @@ def run_sweep(config, run_one, workdir):
                   ylabel=settings.metric, title='each arm at the best of its grid',
                   target=settings.target)
   return results
+
+
+def _stopping(config):
+  """The EarlyStop of a run without phases, or None."""
+  own = config.get('federated', config).get('early_stop')
+  return EarlyStop(**own) if own and not config.get('phases') else None
+
+
+def _line(runs):
+  """(steps, curves [seeds, steps]) as far as all of them come; some may have stopped early."""
+  length = min(len(run['curve']) for run in runs)
+  return runs[0]['x'][:length], [run['curve'][:length] for run in runs]
 
 
 def final(cell):

@@ -7,6 +7,7 @@ from absl.testing import absltest, parameterized
 
 from jaxlab.config import ConfigError
 from jaxlab.train import sweep
+from jaxlab.train.early_stop import EarlyStop
 
 RATE, RHO = 'optimizer.learning_rate', 'optimizer.rho'
 ARMS = {
@@ -94,6 +95,14 @@ class SummaryTest(parameterized.TestCase):
         'x': [10, 20, 30, 40], 'curve': [0.25, 0.5, 0.25, 1.0], 'final': 0.625,
         'to_target': 20, 'mb': 0.0, 'mb_to_target': None})
 
+  @parameterized.parameters(('test/accuracy', 'max', 0.5), ('test/loss', 'min', 0.25),
+                            ('test/nothing', 'max', 0.4375))
+  def test_the_final_value_of_a_run_that_stops_early(self, metric, mode, final):
+    rows = [{'step': 10 * i, 'test/accuracy': value, 'test/loss': loss}
+            for i, (value, loss) in enumerate(((0.25, 1.0), (0.5, 2.0), (0.375, 3.0)), 1)]
+    self.assertEqual(
+        sweep.summarise(rows, settings_of(), EarlyStop(metric, 1, mode))['final'], final)
+
   @parameterized.parameters((0.5, 20, 6.0), (0.6, 20, 6.0), (0.61, None, None), (None, None, None))
   def test_of_a_federated_run(self, target, reached, megabytes):
     rows = [{'step': 10 * i, 'test/accuracy': value, 'mb_down': 2.0 * i, 'mb_up': 1.0 * i}
@@ -125,6 +134,20 @@ class RunTest(parameterized.TestCase):
     self.assertAlmostEqual(results[1]['runs'][1]['curve'][-1], 0.1 + 0.4 - 0.002)
     self.assertAlmostEqual(results[1]['runs'][1]['final'], 0.1 + 0.4 - 0.002 - 0.05)
     self.assertEqual(json.loads((self.folder / 'results.json').read_text()), results)
+    self.assertGreater((self.folder / 'figures' / 'sweep.png').stat().st_size, 1000)
+
+  def test_runs_that_stop_early(self):
+    def shorter(config, folder):
+      run_one(config, folder)
+      if config['seed'] == 2:  # its second evaluation is the last
+        rows = (folder / 'metrics.jsonl').read_text().splitlines()[:-1]
+        (folder / 'metrics.jsonl').write_text('\n'.join(rows) + '\n')
+
+    stop = {'metric': 'test/accuracy', 'patience': 1, 'mode': 'min'}
+    results = sweep.run_sweep({**CONFIG, 'early_stop': stop}, shorter, self.folder)
+    self.assertEqual([run['x'] for run in results[0]['runs']], [[2, 3, 4], [2, 3]])
+    for run in results[0]['runs']:
+      self.assertEqual(run['final'], run['curve'][0])  # the smallest
     self.assertGreater((self.folder / 'figures' / 'sweep.png').stat().st_size, 1000)
 
   def test_a_finished_sweep_repeats_nothing(self):
