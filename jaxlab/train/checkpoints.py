@@ -266,8 +266,21 @@ def load_collection(directory, template, name='params', average=False):
   Raises:
     ConfigError: no checkpoint there, paths or shapes that do not fit, or no average of any.
   """
-  prefixes = (f'.{name}', f'.server.{name}')
+  return load_collections(directory, {name: template}, average)[name]
+
+
+def load_collections(directory, templates, average=False):
+  """Reads several collections of one checkpoint: {name: template} -> {name: pytree}.
+
+  See `load_collection`; only 'params' are ever averages.
+  """
   saved = read_leaves(directory)
+  return {name: _collection(saved, directory, template, name, average and name == 'params')
+          for name, template in templates.items()}
+
+
+def _collection(saved, directory, template, name, average):
+  prefixes = (f'.{name}', f'.server.{name}')
   leaves = {path[len(prefix):]: leaf for path, leaf in saved.items()
             for prefix in prefixes if path.startswith(prefix + '[')}
   if average:

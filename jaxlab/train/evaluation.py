@@ -8,7 +8,7 @@ import numpy as np
 from jaxlab import parallel
 from jaxlab.data import pipeline
 from jaxlab.task import join_variables, split_variables
-from jaxlab.train.checkpoints import load_collection
+from jaxlab.train.checkpoints import load_collections
 
 
 class Snapshot(NamedTuple):
@@ -84,9 +84,9 @@ def restored(task, config, workdir, average=False):
   """
   key = jax.random.key(config.get('seed', 0))
   params, running, constants = split_variables(jax.jit(task.init)(jax.random.split(key)[0]))
-  params = load_collection(workdir, params, average=average)
-  running = load_collection(workdir, running, 'running') if running else running
-  return parallel.place(Snapshot(params, running, key, 0)), parallel.place(constants)
+  templates = {'params': params, 'running': running} if running else {'params': params}
+  found = {'running': running, **load_collections(workdir, templates, average)}
+  return parallel.place(Snapshot(**found, key=key, step=0)), parallel.place(constants)
 
 
 def evaluate_workdir(task, config, workdir, split, average=False):
