@@ -12,7 +12,7 @@ from absl.testing import absltest, parameterized
 
 from jaxlab import federated, train
 from jaxlab.config import ConfigError
-from jaxlab.train import early_stop, evaluation
+from jaxlab.train import checkpoints, early_stop, evaluation
 from jaxlab.train.writers import read_metrics
 from tests import conftest, toy
 
@@ -126,6 +126,9 @@ class RunTest(parameterized.TestCase):
       self.assertAlmostEqual(value, 0, places=5)
     memory = run(task, None, early_stop=STOP)
     toy.assert_trees_equal(whole, memory)
+    with tempfile.TemporaryDirectory() as folder:  # the end is saved whatever save_every is
+      toy.assert_trees_equal(whole, run(task, folder, early_stop=STOP, save_every=0))
+      self.assertEqual(checkpoints.saved_steps(folder)[1], [last])
     for stop in (best, best + every):
       with tempfile.TemporaryDirectory() as folder:
         with self.assertRaises(Interrupt):
